@@ -1,0 +1,130 @@
+package simplequeue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+const (
+	cancelBatch  = 500
+	cancelRounds = 5
+	cancelLimit  = 30 * time.Second
+)
+
+// Cancel cancels a job. A waiting or pending job ends at once as cancelled. A
+// running one is asked to stop: its context is cancelled with [ErrCancelled],
+// and it ends as cancelled when its handler returns, or as completed if that
+// finished first; it is never tried again. Cancel returns the state the job is
+// in now: [StateCancelled] or [StateCancelling].
+//
+// Errors: [ErrNotFound], and [ErrFinished] with the state in which the job had
+// ended before.
+func (q *SimpleQueue) Cancel(ctx context.Context, id uuid.UUID, reason string) (State, error) {
+	done, err := q.cancel(ctx, []uuid.UUID{id}, reason)
+	if err != nil {
+		return "", err
+	}
+	if state, ok := done[id]; ok {
+		return state, nil
+	}
+	info, err := q.Get(ctx, id)
+	switch {
+	case err != nil:
+		return "", err
+	case info.State.Terminal():
+		return info.State, fmt.Errorf("%w: %v is %s", ErrFinished, id, info.State)
+	}
+	return "", fmt.Errorf("simplequeue: job %v kept moving, try again", id)
+}
+
+// CancelMatching cancels every live job that matches and returns how many ended
+// or were asked to stop. Jobs inserted meanwhile may be missed. A filter that
+// selects everything is refused.
+func (q *SimpleQueue) CancelMatching(ctx context.Context, f Filter, reason string) (int, error) {
+	if f.IDs == nil && f.Queue == "" && f.Kind == "" && f.UniqueKey == "" && f.Fingerprint == "" {
+		return 0, errors.New("simplequeue: the filter matches every job: name ids, a queue, a kind, a unique key or a fingerprint")
+	}
+	if len(f.States) == 0 {
+		f.States = []State{StateWaiting, StatePending, StateRunning}
+	}
+	f.After, f.Limit = uuid.Nil, cancelBatch
+	total := 0
+	for {
+		list, err := q.List(ctx, f)
+		if err != nil {
+			return total, err
+		}
+		if len(list) == 0 {
+			return total, nil
+		}
+		ids := make([]uuid.UUID, len(list))
+		for i := range list {
+			ids[i] = list[i].ID
+		}
+		done, err := q.cancel(ctx, ids, reason)
+		total += len(done)
+		if err != nil {
+			return total, err
+		}
+		f.After = ids[len(ids)-1]
+	}
+}
+
+// cancel returns the new states of those ids that were live. A job that moved
+// against the flow of the tables, back into the queue, is met in a later round.
+func (q *SimpleQueue) cancel(ctx context.Context, ids []uuid.UUID, reason string) (map[uuid.UUID]State, error) {
+	reason = clean(reason, maxErrorText)
+	done := map[uuid.UUID]State{}
+	open := ids
+	asked := false
+	for range cancelRounds {
+		raw := make([][16]byte, len(open))
+		for i, id := range open {
+			raw[i] = id
+		}
+		c, err := q.db.Cancel(ctx, cancelLimit, raw, reason)
+		if err != nil {
+			return done, fmt.Errorf("simplequeue: cancel: %w", err)
+		}
+		var rest []uuid.UUID
+		for _, id := range open {
+			switch {
+			case c.Ended[id]:
+				done[id] = StateCancelled
+			case c.Asked[id]:
+				done[id], asked = StateCancelling, true
+			default:
+				rest = append(rest, id)
+			}
+		}
+		if open, err = q.live(ctx, rest); err != nil {
+			return done, err
+		}
+		if len(open) == 0 {
+			break
+		}
+	}
+	if asked {
+		q.wakes.cancels()
+	}
+	return done, nil
+}
+
+// live returns those of the ids that are live, as one statement sees them.
+func (q *SimpleQueue) live(ctx context.Context, ids []uuid.UUID) ([]uuid.UUID, error) {
+	if len(ids) == 0 {
+		return nil, nil
+	}
+	list, err := q.List(ctx, Filter{
+		IDs: ids, Limit: len(ids), States: []State{StateWaiting, StatePending, StateRunning, StateCancelling},
+	})
+	live := make([]uuid.UUID, len(list))
+	for i := range list {
+		live[i] = list[i].ID
+	}
+	return live, err
+}

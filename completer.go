@@ -1,0 +1,316 @@
+package simplequeue
+
+import (
+	"cmp"
+	"context"
+	"log/slog"
+	"slices"
+	"time"
+
+	cenkalti "github.com/cenkalti/backoff/v4"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/simplequeue/simplequeue/internal/store"
+	"github.com/simplequeue/simplequeue/janitor"
+)
+
+// outcomeOf is the outcome of one claim, on its way to the database.
+type outcomeOf struct {
+	claim   *claim
+	verdict verdict
+}
+
+// settler is the part of the store that the completer needs.
+type settler interface {
+	Tx(ctx context.Context, limit time.Duration, steps ...store.Step) error
+}
+
+// partitioner makes the partitions that a settle has missed.
+type partitioner interface {
+	MakePartitions(ctx context.Context, archive, deadLetter []int64) error
+}
+
+// completer writes outcomes in batches: whatever has gathered while the last
+// batch was written. Its channel is the back-pressure: a job keeps its global
+// permit until its outcome is accepted.
+type completer struct {
+	db         settler
+	partitions partitioner
+	in         chan outcomeOf
+	finish     chan struct{} // closed when no more outcomes will come
+	aside      bool
+	beater     *beater
+	log        *slog.Logger
+	stats      *counters
+	health     *loopHealth
+	written    func([]outcomeOf) // told what has been written
+}
+
+const (
+	maxSettle   = 1000
+	settleLimit = 10 * time.Second
+)
+
+// accept takes the outcome of a claim and reports whether it is the first; a
+// second one is dropped. It waits while the buffer is full.
+func (c *completer) accept(ctx context.Context, o outcomeOf) bool {
+	if !o.claim.settled.CompareAndSwap(false, true) {
+		return false
+	}
+	select {
+	case c.in <- o:
+	case <-ctx.Done():
+		c.log.Error("outcome not written: stopped first", "job_id", o.claim.job.ID, "queue", o.claim.job.Queue)
+	}
+	return true
+}
+
+// run writes until finish is closed and everything accepted is written, or ctx
+// ends.
+func (c *completer) run(ctx context.Context) {
+	batch := make([]outcomeOf, 0, maxSettle)
+	for {
+		batch = batch[:0]
+		select {
+		case o := <-c.in:
+			batch = append(batch, o)
+		case <-c.finish:
+			select {
+			case o := <-c.in:
+				batch = append(batch, o)
+			default:
+				return
+			}
+		case <-ctx.Done():
+			return
+		}
+		for len(batch) < maxSettle {
+			select {
+			case o := <-c.in:
+				batch = append(batch, o)
+				continue
+			default:
+			}
+			break
+		}
+		c.flush(ctx, batch, false)
+		if ctx.Err() != nil {
+			return
+		}
+	}
+}
+
+// flush writes a batch, for as long as it takes. An outcome that the database
+// refuses is found by halving the batch, and does not hold up the others.
+// doubtful means that an earlier try may have written them.
+func (c *completer) flush(ctx context.Context, batch []outcomeOf, doubtful bool) {
+	retry := newRetry()
+	for {
+		moved, err := c.write(ctx, batch, c.aside)
+		if store.NoPartition(err) {
+			if e := c.makePartitions(ctx, batch); e != nil && store.Answered(e) {
+				c.log.ErrorContext(ctx, "partition missing and not made, outcomes set aside", "err", e)
+				moved, err = c.write(ctx, batch, true)
+			} else if e == nil {
+				continue
+			} else {
+				err = e
+			}
+		}
+		c.health.report(err)
+		switch {
+		case err == nil:
+			c.confirm(batch, moved, doubtful)
+			return
+		case ctx.Err() != nil:
+			c.log.ErrorContext(ctx, "outcomes not written: stopped first", "jobs", len(batch), "err", err)
+			return
+		case store.Transient(err):
+			doubtful = doubtful || !store.Answered(err)
+			if retry.count == 0 {
+				c.log.WarnContext(ctx, "outcomes not written, trying again", "jobs", len(batch), "err", err)
+			}
+			if retry.wait(ctx) != nil {
+				c.log.ErrorContext(ctx, "outcomes not written: stopped first", "jobs", len(batch), "err", err)
+				return
+			}
+		case len(batch) > 1:
+			c.flush(ctx, batch[:len(batch)/2], doubtful)
+			c.flush(ctx, batch[len(batch)/2:], doubtful)
+			return
+		default:
+			c.refused(ctx, batch[0], err)
+			return
+		}
+	}
+}
+
+// refused writes an outcome without the text that the database would not take.
+func (c *completer) refused(ctx context.Context, o outcomeOf, cause error) {
+	o.verdict.text, o.verdict.stack = "error text refused by the database: "+store.Code(cause), ""
+	batch := []outcomeOf{o}
+	moved, err := c.write(ctx, batch, o.verdict.state != "")
+	if err != nil {
+		// The reaper will find it when its lease has expired.
+		c.beater.remove(o.claim)
+		c.log.ErrorContext(ctx, "outcome refused by the database", "job_id", o.claim.job.ID, "queue", o.claim.job.Queue, "err", cause)
+		return
+	}
+	c.confirm(batch, moved, false)
+}
+
+// confirm ends what the engine holds for the claims of a batch. A claim that did
+// not move was lost, unless an earlier try of the same batch moved it.
+func (c *completer) confirm(batch []outcomeOf, moved map[int64]bool, doubtful bool) {
+	written := make([]outcomeOf, 0, len(batch))
+	for _, o := range batch {
+		c.beater.remove(o.claim)
+		if moved[o.claim.id] || doubtful {
+			c.stats.count(o)
+			written = append(written, o)
+			continue
+		}
+		c.stats.leasesLost.Add(1)
+		c.log.Warn("outcome dropped: lease lost", "job_id", o.claim.job.ID, "queue", o.claim.job.Queue, "attempt", o.claim.job.Attempt)
+	}
+	c.written(written)
+}
+
+// write settles a batch in one transaction and returns the claims that moved.
+func (c *completer) write(ctx context.Context, batch []outcomeOf, aside bool) (map[int64]bool, error) {
+	moved := make(map[int64]bool, len(batch))
+	scan := func(row pgx.Rows) error {
+		var id int64
+		if err := row.Scan(&id); err != nil {
+			return err
+		}
+		moved[id] = true
+		return nil
+	}
+	steps := settleSteps(batch, aside)
+	for i := range steps {
+		if steps[i].Statement != store.LockClaims {
+			steps[i].Scan = scan
+		}
+	}
+	return moved, c.db.Tx(ctx, settleLimit, steps...)
+}
+
+// settleSteps groups a batch by where its jobs go: one statement each.
+func settleSteps(batch []outcomeOf, aside bool) []store.Step {
+	var archive, dead, asides, waiting, back, beaten store.Settle
+	slices.SortFunc(batch, func(a, b outcomeOf) int { return cmp.Compare(a.claim.id, b.claim.id) })
+	for _, o := range batch {
+		c, v := o.claim, o.verdict
+		s := &waiting
+		switch {
+		case v.action == actGiveBack:
+			s = &back
+			lane := int16(store.FrontLane)
+			if c.suspect {
+				lane = store.SuspectLane
+			}
+			s.Lanes = append(s.Lanes, lane)
+		case v.state == "":
+			s.AfterUS = append(s.AfterUS, microseconds(v.after))
+			s.RunAtUS = append(s.RunAtUS, unixMicro(v.at))
+		case aside:
+			s = &asides
+		case v.state == StateCompleted:
+			s = &archive
+		default:
+			s = &dead
+		}
+		s.ClaimIDs = append(s.ClaimIDs, c.id)
+		s.Nonces = append(s.Nonces, c.nonce)
+		if s == &archive {
+			s.Keep = append(s.Keep, keepSeconds(c.retention().Archive))
+		} else if s != &back {
+			s.States = append(s.States, string(v.state))
+			s.Reasons = append(s.Reasons, clean(v.reason, maxErrorText))
+			s.Texts = append(s.Texts, text(v.text, maxErrorText))
+			s.Stacks = append(s.Stacks, text(v.stack, maxStackText))
+			s.Keep = append(s.Keep, keepSeconds(c.retention().DeadLetter))
+		}
+		if c.beaten.Load() {
+			beaten.ClaimIDs = append(beaten.ClaimIDs, c.id)
+			beaten.Nonces = append(beaten.Nonces, c.nonce)
+		}
+	}
+	var steps []store.Step
+	if len(waiting.ClaimIDs)+len(back.ClaimIDs) > 0 {
+		steps = append(steps, store.Step{Statement: store.LockClaims, Args: []any{
+			append(slices.Clone(waiting.ClaimIDs), back.ClaimIDs...), append(slices.Clone(waiting.Nonces), back.Nonces...),
+		}})
+	}
+	if len(archive.ClaimIDs) > 0 {
+		steps = append(steps, janitor.Archive(&archive))
+	}
+	if len(dead.ClaimIDs) > 0 {
+		steps = append(steps, janitor.DeadLetter(&dead))
+	}
+	if len(asides.ClaimIDs) > 0 {
+		steps = append(steps, store.Step{Statement: store.SettleAside, Args: []any{
+			asides.ClaimIDs, asides.Nonces, asides.States, asides.Reasons, asides.Texts, asides.Stacks,
+		}})
+	}
+	if len(waiting.ClaimIDs) > 0 {
+		steps = append(steps, store.Step{Statement: store.SettleWaiting, Args: []any{
+			waiting.ClaimIDs, waiting.Nonces, waiting.Reasons, waiting.Texts, waiting.Stacks, waiting.RunAtUS, waiting.AfterUS,
+		}})
+	}
+	if len(back.ClaimIDs) > 0 {
+		steps = append(steps, store.Step{Statement: store.SettleGiveBack, Args: []any{back.ClaimIDs, back.Nonces, back.Lanes}})
+	}
+	if len(beaten.ClaimIDs) > 0 {
+		steps = append(steps, store.Step{Statement: store.ForgetLeases, Args: []any{beaten.ClaimIDs, beaten.Nonces}})
+	}
+	return steps
+}
+
+// makePartitions makes what the batch needs.
+func (c *completer) makePartitions(ctx context.Context, batch []outcomeOf) error {
+	var archive, dead []int64
+	for _, o := range batch {
+		r := o.claim.retention()
+		archive = append(archive, keepSeconds(r.Archive))
+		dead = append(dead, keepSeconds(r.DeadLetter))
+	}
+	compact := func(list []int64) []int64 { slices.Sort(list); return slices.Compact(list) }
+	return c.partitions.MakePartitions(ctx, compact(archive), compact(dead))
+}
+
+// retention is the job's own, else its queue's.
+func (c *claim) retention() Retention { return c.job.Retention.or(c.route.retention) }
+
+// retry paces the tries of a loop that must not give up: quick at first, every
+// two seconds at the slowest, so that work goes on soon after an outage.
+type retry struct {
+	*cenkalti.ExponentialBackOff
+	count int
+}
+
+func newRetry() *retry {
+	return &retry{ExponentialBackOff: cenkalti.NewExponentialBackOff(
+		cenkalti.WithInitialInterval(50*time.Millisecond),
+		cenkalti.WithMaxInterval(2*time.Second),
+		cenkalti.WithMaxElapsedTime(0),
+	)}
+}
+
+func (r *retry) wait(ctx context.Context) error {
+	r.count++
+	t := time.NewTimer(r.NextBackOff())
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (r *retry) reset() {
+	r.count = 0
+	r.Reset()
+}

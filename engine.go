@@ -1,0 +1,350 @@
+package simplequeue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"golang.org/x/sync/semaphore"
+
+	"github.com/simplequeue/simplequeue/internal/store"
+	"github.com/simplequeue/simplequeue/janitor"
+	"github.com/simplequeue/simplequeue/migrate"
+	"github.com/simplequeue/simplequeue/reaper"
+)
+
+// engine is what Run starts: it wires the parts together and stops them in the
+// order in which jobs flow.
+type engine struct {
+	queue     *SimpleQueue
+	worker    uuid.UUID
+	db        *store.DB // on the control pool
+	health    *health
+	poller    *poller
+	runner    *runner
+	completer *completer
+	beater    *beater
+	promoter  *promoter
+	janitor   *janitor.Janitor
+	reaper    *reaper.Reaper
+	global    *semaphore.Weighted
+
+	cancelWake                      chan struct{} // size 1
+	cancelHealth, workerHealth      *loopHealth
+	working                         context.Context
+	stopWorking                     context.CancelCauseFunc
+	flushing                        context.Context
+	stopFlushing                    context.CancelFunc
+	leaseLength                     time.Duration
+	stage1, completing, beatingWait sync.WaitGroup
+}
+
+const workerEvery = 30 * time.Second
+
+// newEngine builds the parts and waits until the database can be asked whether
+// its schema is there.
+func newEngine(ctx context.Context, q *SimpleQueue) (*engine, error) {
+	o := &q.opts
+	config := q.pool.Config()
+	config.MaxConns = int32(o.ControlConns)
+	config.MinConns, config.MinIdleConns = 0, 0
+	pool, err := pgxpool.NewWithConfig(ctx, config)
+	if err != nil {
+		return nil, fmt.Errorf("simplequeue: control pool: %w", err)
+	}
+	e := &engine{
+		queue: q, worker: uuid.New(), db: &store.DB{Schema: q.db.Schema, Pool: pool}, health: &health{},
+		global: semaphore.NewWeighted(int64(o.GlobalPermits)), cancelWake: make(chan struct{}, 1),
+		leaseLength: o.HeartbeatInterval * 5 / 2,
+	}
+	if err := e.checkSchema(ctx); err != nil {
+		pool.Close()
+		return nil, err
+	}
+	e.working, e.stopWorking = context.WithCancelCause(context.WithoutCancel(ctx))
+	e.flushing, e.stopFlushing = context.WithCancel(context.WithoutCancel(ctx))
+	if err := e.build(); err != nil {
+		pool.Close()
+		return nil, err
+	}
+	return e, nil
+}
+
+func (e *engine) checkSchema(ctx context.Context) error {
+	retry := newRetry()
+	for {
+		version, err := e.db.SchemaVersion(ctx, claimLimit)
+		switch {
+		case err == nil && version >= migrate.Latest():
+			return nil
+		case err == nil:
+			return fmt.Errorf("%w: schema %q is at version %d, this program needs %d: run migrate.Up",
+				ErrSchema, e.queue.opts.Schema, version, migrate.Latest())
+		case store.SchemaMissing(err):
+			return fmt.Errorf("%w: no schema %q in this database: run migrate.Up (%w)", ErrSchema, e.queue.opts.Schema, err)
+		case ctx.Err() != nil:
+			return fmt.Errorf("simplequeue: stopped before the database could be reached: %w", err)
+		case !store.Transient(err) || store.Code(err) == "42501":
+			return fmt.Errorf("simplequeue: look at the schema: %w", err)
+		}
+		if retry.count == 0 {
+			e.queue.log.WarnContext(ctx, "database cannot be reached, waiting for it", "err", err)
+		}
+		if retry.wait(ctx) != nil {
+			return fmt.Errorf("simplequeue: stopped before the database could be reached: %w", err)
+		}
+	}
+}
+
+func (e *engine) build() (err error) {
+	q, o := e.queue, &e.queue.opts
+	if e.janitor, err = janitor.New(e.db.Pool, e.janitorOptions()); err != nil {
+		return err
+	}
+	reaped := e.health.loop("reaper", o.ReaperInterval)
+	e.reaper, err = reaper.New(e.db.Pool, reaper.Options{
+		Schema: o.Schema, Interval: o.ReaperInterval, MaxCrashes: o.MaxCrashes, Logger: q.log,
+		OnSweep: func(r reaper.Result, err error) {
+			reaped.report(err)
+			q.stats.reaped.Add(int64(r.Reaped()))
+			if r.Requeued > 0 {
+				e.poller.hint(nil)
+			}
+		},
+	})
+	if err != nil {
+		return err
+	}
+	e.beater = newBeater(e.db, o.HeartbeatInterval, e.leaseLength, q.log, e.health.loop("heartbeat", o.HeartbeatInterval), &q.stats)
+	e.cancelHealth = e.health.loop("cancel requests", o.PollInterval)
+	e.workerHealth = e.health.loop("worker registration", workerEvery)
+	e.promoter = &promoter{
+		db: e.db, every: o.PollInterval, soon: make(chan time.Duration, 1), wake: q.wakes.jobs,
+		log: q.log, health: e.health.loop("promoter", o.PollInterval),
+	}
+	e.completer = &completer{
+		db: e.db, partitions: e.janitor, in: make(chan outcomeOf, o.GlobalPermits), finish: make(chan struct{}),
+		aside: o.finishAside, beater: e.beater, log: q.log, stats: &q.stats,
+		health: e.health.loop("completer", 0), written: e.written,
+	}
+	e.poller = &poller{
+		db: e.db, worker: e.worker, leaseMS: int(e.leaseLength.Milliseconds()), threshold: int64(o.ClaimThreshold),
+		every: o.PollInterval, global: e.global, routes: q.routes, book: newLaneBook(q.routes, o.PollInterval),
+		log: q.log, stats: &q.stats, health: e.health.loop("poller", o.PollInterval), poke: make(chan struct{}, 1),
+	}
+	e.runner = &runner{
+		queue: q, payloads: e.db, ctx: e.working, flush: e.flushing, global: e.global, permitWait: o.PermitWait,
+		stuckAfter: o.StuckAfter, maxReschedules: o.MaxReschedules, completer: e.completer, beater: e.beater,
+		log: q.log, stats: &q.stats,
+		freed: func(c *claim) {
+			if c.suspect {
+				e.poller.suspects.Add(-1)
+			}
+			e.poller.freed()
+		},
+	}
+	e.poller.dispatch = e.runner.start
+	return nil
+}
+
+func (e *engine) janitorOptions() janitor.Options {
+	o := &e.queue.opts
+	swept := e.health.loop("janitor", o.JanitorInterval)
+	keep := func(r Retention) janitor.Keep {
+		return janitor.Keep{Archive: keepSeconds(r.Archive), DeadLetter: keepSeconds(r.DeadLetter)}
+	}
+	jo := janitor.Options{
+		Schema: o.Schema, Interval: o.JanitorInterval, Logger: e.queue.log, OnSweep: swept.report,
+		Keep: keep(o.Retention), Queues: map[string]janitor.Keep{},
+	}
+	for name, q := range o.Queues {
+		if q.Retention != (Retention{}) {
+			jo.Queues[name] = keep(q.Retention)
+		}
+	}
+	return jo
+}
+
+// saturated reports whether no job could start here now.
+func (e *engine) saturated() bool {
+	return int(e.queue.stats.running.Load()) >= e.queue.opts.GlobalPermits
+}
+
+// written wakes what has to move the jobs of settled claims on.
+func (e *engine) written(batch []outcomeOf) {
+	lanes, due, waits := wakesFor(batch)
+	e.queue.wakes.jobs(lanes)
+	if waits {
+		e.promoter.hint(due)
+	}
+}
+
+func (e *engine) lookForCancels() {
+	select {
+	case e.cancelWake <- struct{}{}:
+	default:
+	}
+}
+
+// received acts on a notification.
+func (e *engine) received(n note) {
+	if n.cancel {
+		e.lookForCancels()
+	}
+	switch {
+	case n.any:
+		e.poller.hint(nil)
+	case len(n.lanes) > 0:
+		e.poller.hint(n.lanes)
+	}
+}
+
+// run starts everything, waits for ctx, and stops in the order of the flow:
+// claims, jobs, outcomes, leases.
+func (e *engine) run(ctx context.Context) error {
+	o := &e.queue.opts
+	claiming, stopClaiming := context.WithCancel(ctx)
+	defer stopClaiming()
+	hard, cutOff := context.WithCancel(context.WithoutCancel(ctx))
+	defer cutOff()
+	beating, stopBeating := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopBeating()
+
+	e.beatingWait.Go(func() { e.beater.run(beating) })
+	e.beatingWait.Go(func() { e.beater.watchCancels(beating, o.PollInterval, e.cancelWake, e.cancelHealth) })
+	e.completing.Go(func() { e.completer.run(e.flushing) })
+	e.completing.Go(func() { e.reportIdle(e.flushing) })
+	e.stage1.Go(func() { e.poller.run(claiming, hard) })
+	e.stage1.Go(func() { e.promoter.run(claiming) })
+	e.stage1.Go(func() { _ = e.janitor.Run(claiming) })
+	e.stage1.Go(func() { _ = e.reaper.Run(claiming) })
+	e.stage1.Go(func() { e.register(claiming) })
+	if !o.PollOnly {
+		l := &listener{
+			config: e.queue.pool.Config(), channel: e.queue.wakes.channel, receive: e.received,
+			log: e.queue.log, health: e.health.loop("listener", probeEvery),
+		}
+		e.stage1.Go(func() { l.run(claiming) })
+	}
+	e.queue.log.InfoContext(ctx, "simplequeue runs", "worker_id", e.worker, "queues", e.queue.routes.names())
+
+	<-ctx.Done()
+	e.runner.refusing.Store(true)
+	stopClaiming()
+	idle := make(chan struct{})
+	go func() {
+		defer close(idle)
+		e.stage1.Wait()
+		e.runner.jobs.Wait()
+	}()
+
+	abandoned := 0
+	if !within(idle, o.Stop.Drain) {
+		e.stopWorking(ErrShutdown)
+		if !within(idle, o.Stop.Cancel) {
+			cutOff()
+			abandoned = e.runner.abandon(e.flushing)
+		}
+	}
+	close(e.completer.finish)
+	unwritten := e.stopCompleter(o.Stop.Flush)
+	stopBeating()
+	e.stopWorking(ErrShutdown)
+	e.sayGoodbye(o.Stop.Flush)
+	return stopError(abandoned, unwritten)
+}
+
+// reportIdle tells that a completer with nothing to write is well.
+func (e *engine) reportIdle(ctx context.Context) {
+	t := time.NewTicker(silentFor / 5)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-e.completer.finish:
+			return
+		case <-t.C:
+			if len(e.completer.in) == 0 {
+				e.completer.health.alive()
+			}
+		}
+	}
+}
+
+// stopCompleter waits for the completer to write what it has accepted, and cuts
+// it off at the deadline. It returns how many outcomes were left.
+func (e *engine) stopCompleter(limit time.Duration) int {
+	done := make(chan struct{})
+	go func() { defer close(done); e.completing.Wait() }()
+	ok := within(done, limit)
+	e.stopFlushing()
+	if ok {
+		return 0
+	}
+	within(done, time.Second)
+	return max(1, e.beater.count())
+}
+
+// sayGoodbye ends what is left, without letting a dead database delay the
+// return.
+func (e *engine) sayGoodbye(limit time.Duration) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		e.beatingWait.Wait()
+		e.queue.wakes.done.Wait()
+		_ = e.db.RemoveWorker(context.Background(), min(limit, time.Second), e.worker)
+		e.db.Pool.Close()
+	}()
+	within(done, 2*time.Second)
+}
+
+// register shows operators that this worker is there.
+func (e *engine) register(ctx context.Context) {
+	for {
+		err := e.db.RegisterWorker(ctx, claimLimit, e.worker, e.queue.opts.Name, e.queue.routes.names())
+		if ctx.Err() != nil {
+			return
+		}
+		e.workerHealth.report(err)
+		every := workerEvery
+		if err != nil {
+			every = time.Second
+		}
+		t := time.NewTimer(jittered(every))
+		select {
+		case <-ctx.Done():
+			t.Stop()
+			return
+		case <-t.C:
+		}
+	}
+}
+
+// within waits for done, at most d; a negative d does not wait.
+func within(done <-chan struct{}, d time.Duration) bool {
+	t := time.NewTimer(max(d, 0))
+	defer t.Stop()
+	select {
+	case <-done:
+		return true
+	case <-t.C:
+		return false
+	}
+}
+
+func stopError(abandoned, unwritten int) error {
+	var errs []error
+	if abandoned > 0 {
+		errs = append(errs, fmt.Errorf("simplequeue: stopped with %d handlers still running; their jobs were given back", abandoned))
+	}
+	if unwritten > 0 {
+		errs = append(errs, fmt.Errorf("simplequeue: stopped before %d jobs were settled; they run again when their leases expire", unwritten))
+	}
+	return errors.Join(errs...)
+}

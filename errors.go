@@ -1,0 +1,92 @@
+package simplequeue
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/google/uuid"
+)
+
+// Causes of a handler's context, told apart with [context.Cause].
+var (
+	// ErrLeaseLost: the job belongs to another claim now, or to none. Nothing
+	// that this attempt still writes has any effect.
+	ErrLeaseLost = errors.New("simplequeue: lease lost")
+	// ErrTimeout: the job ran longer than its timeout allows.
+	ErrTimeout = errors.New("simplequeue: job timed out")
+	// ErrCancelled: an operator or the program cancelled the job.
+	ErrCancelled = errors.New("simplequeue: job cancelled")
+	// ErrShutdown: Run is stopping and the time to drain is over. The job is
+	// given back without using up the attempt.
+	ErrShutdown = errors.New("simplequeue: shutting down")
+)
+
+var (
+	// ErrNotFound is returned when no job has the id or the key.
+	ErrNotFound = errors.New("simplequeue: job not found")
+	// ErrFinished is returned by Cancel when the job has already ended.
+	ErrFinished = errors.New("simplequeue: job already finished")
+	// ErrUniqueContention is returned by an insert that met, three times in a
+	// row, a unique key whose holder was gone when it was looked up. The insert
+	// changed nothing and can be repeated.
+	ErrUniqueContention = errors.New("simplequeue: unique key is contended, try again")
+	// ErrInsertUnknown is returned when the connection broke while an insert
+	// was being committed: the jobs may or may not be there. The error is an
+	// [*InsertUnknownError], which carries their ids; an insert repeated with
+	// these ids inserts none of them twice.
+	ErrInsertUnknown = errors.New("simplequeue: outcome of insert unknown")
+	// ErrSchema is returned by Run when the database's schema is missing or
+	// older than this version of the library needs.
+	ErrSchema = errors.New("simplequeue: database schema not ready")
+	// ErrRunning is returned by Run when the SimpleQueue has been run before.
+	ErrRunning = errors.New("simplequeue: Run was already called")
+)
+
+// InvalidJobError tells which field of a job cannot be stored, and why. An
+// insert that returns it has changed nothing.
+type InvalidJobError struct {
+	Index  int    // position in the list given to InsertMany, 0 for a single insert
+	Field  string // name of the field of NewJob
+	Value  string // the value, shortened
+	Reason string // what is wrong, and the way out
+	Err    error  // the encoder's error, if there is one
+}
+
+func (e *InvalidJobError) Error() string {
+	text := fmt.Sprintf("simplequeue: job %d: %s %s", e.Index, e.Field, e.Reason)
+	if e.Value != "" {
+		text = fmt.Sprintf("simplequeue: job %d: %s %q %s", e.Index, e.Field, e.Value, e.Reason)
+	}
+	if e.Err != nil {
+		text += ": " + e.Err.Error()
+	}
+	return text
+}
+
+func (e *InvalidJobError) Unwrap() error { return e.Err }
+
+// InvalidOptionError tells which option New refuses, and why.
+type InvalidOptionError struct {
+	Option string
+	Value  any
+	Reason string
+}
+
+func (e *InvalidOptionError) Error() string {
+	return fmt.Sprintf("simplequeue: Options.%s = %v: %s", e.Option, e.Value, e.Reason)
+}
+
+// InsertUnknownError is the error behind [ErrInsertUnknown].
+type InsertUnknownError struct {
+	IDs []uuid.UUID // the ids of the jobs, in the order of the insert
+	Err error       // what broke
+}
+
+func (e *InsertUnknownError) Error() string {
+	return fmt.Sprintf("%v (%d jobs, first %v): %v", ErrInsertUnknown, len(e.IDs), e.IDs[0], e.Err)
+}
+
+// Is makes errors.Is(err, ErrInsertUnknown) true.
+func (e *InsertUnknownError) Is(target error) bool { return target == ErrInsertUnknown }
+
+func (e *InsertUnknownError) Unwrap() error { return e.Err }

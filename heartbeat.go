@@ -1,0 +1,264 @@
+package simplequeue
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/simplequeue/simplequeue/internal/store"
+)
+
+// claim is a job that this process holds.
+type claim struct {
+	job       *Job
+	route     *queueRoute
+	id, nonce int64 // the fence
+	suspect   bool  // its worker has died before
+	apart     bool  // the payload is not here yet
+	claimedAt time.Time
+	verdict   chan error  // what ends the job's context; sent to once
+	told      atomic.Bool // verdict has been sent
+	beaten    atomic.Bool // it has a row in job_lease
+	settled   atomic.Bool // an outcome has been taken; there is no second one
+}
+
+// tell ends the job's context with a cause, once.
+func (c *claim) tell(cause error) {
+	if c.told.CompareAndSwap(false, true) {
+		c.verdict <- cause
+	}
+}
+
+// heartbeat is the goroutine that a job's goroutine starts and owns. It watches
+// the claim while the handler runs: it cancels the handler's context when the
+// beater finds the lease lost or the job cancelled, and it reports a handler
+// that does not return although its context has ended. Stop waits for it.
+type heartbeat struct {
+	stop chan struct{}
+	done chan struct{}
+}
+
+func startHeartbeat(ctx context.Context, c *claim, cancel context.CancelCauseFunc, stuckAfter time.Duration, stuck func()) *heartbeat {
+	h := &heartbeat{stop: make(chan struct{}), done: make(chan struct{})}
+	go func() {
+		defer close(h.done)
+		select {
+		case <-h.stop:
+			return
+		case cause := <-c.verdict:
+			cancel(cause)
+		case <-ctx.Done():
+		}
+		if stuckAfter < 0 {
+			return
+		}
+		t := time.NewTimer(stuckAfter)
+		defer t.Stop()
+		select {
+		case <-h.stop:
+		case <-t.C:
+			stuck()
+		}
+	}()
+	return h
+}
+
+// end stops the goroutine and waits for it.
+func (h *heartbeat) end() {
+	close(h.stop)
+	<-h.done
+}
+
+// leaser is the part of the store that the beater needs.
+type leaser interface {
+	Beat(ctx context.Context, limit time.Duration, claimIDs, nonces []int64) (map[int64]bool, error)
+	CancelRequests(ctx context.Context, limit time.Duration) ([]store.CancelRequest, error)
+}
+
+// beater renews the leases of all claims that outlive an interval: many
+// heartbeats, one statement. A claim is its concern from the claim until its
+// outcome is written, so that a slow write does not cost the lease.
+type beater struct {
+	db       leaser
+	interval time.Duration
+	lease    time.Duration
+	log      *slog.Logger
+	health   *loopHealth
+	stats    *counters
+
+	mu   sync.Mutex
+	live map[int64]*claim
+}
+
+func newBeater(db leaser, interval, lease time.Duration, log *slog.Logger, health *loopHealth, stats *counters) *beater {
+	return &beater{db: db, interval: interval, lease: lease, log: log, health: health, stats: stats, live: map[int64]*claim{}}
+}
+
+func (b *beater) add(claims []*claim) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, c := range claims {
+		b.live[c.id] = c
+	}
+}
+
+// remove forgets a claim; another one of the same id, from before a failover,
+// stays.
+func (b *beater) remove(c *claim) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.live[c.id] == c {
+		delete(b.live, c.id)
+	}
+}
+
+// unsettled returns the claims whose handlers have not returned.
+func (b *beater) unsettled() []*claim {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var list []*claim
+	for _, c := range b.live {
+		if !c.settled.Load() {
+			list = append(list, c)
+		}
+	}
+	return list
+}
+
+func (b *beater) count() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.live)
+}
+
+// run beats until ctx ends. A beat that fails is tried again at a fifth of the
+// interval: a lease has time for several.
+func (b *beater) run(ctx context.Context) {
+	var refusedSince time.Time // the server has answered, but with errors only
+	wait := b.interval
+	for {
+		t := time.NewTimer(wait)
+		select {
+		case <-ctx.Done():
+			t.Stop()
+			return
+		case <-t.C:
+		}
+		started := time.Now()
+		err := b.beat(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		b.health.report(err)
+		switch {
+		case err == nil:
+			refusedSince = time.Time{}
+			wait = max(b.interval-time.Since(started), b.interval/5)
+		default:
+			wait = b.interval / 5
+			if !store.Answered(err) {
+				refusedSince = time.Time{}
+				break
+			}
+			if refusedSince.IsZero() {
+				refusedSince = started
+			}
+			// Others can reach the database, so the leases are lost by now.
+			if time.Since(refusedSince) > b.lease {
+				b.log.ErrorContext(ctx, "heartbeats refused for the length of a lease, leases given up", "err", err)
+				b.loseAll()
+			}
+		}
+	}
+}
+
+func (b *beater) beat(ctx context.Context) error {
+	due := b.due()
+	if len(due) == 0 {
+		return nil
+	}
+	ids, nonces := make([]int64, len(due)), make([]int64, len(due))
+	for i, c := range due {
+		ids[i], nonces[i] = c.id, c.nonce
+		c.beaten.Store(true)
+	}
+	alive, err := b.db.Beat(ctx, max(b.interval/2, 100*time.Millisecond), ids, nonces)
+	if err != nil {
+		return err
+	}
+	for _, c := range due {
+		if !alive[c.id] {
+			b.lose(c)
+		}
+	}
+	return nil
+}
+
+// due lists the claims that are at least one interval old.
+func (b *beater) due() []*claim {
+	now := time.Now()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var due []*claim
+	for _, c := range b.live {
+		if now.Sub(c.claimedAt) >= b.interval {
+			due = append(due, c)
+		}
+	}
+	return due
+}
+
+func (b *beater) lose(c *claim) {
+	if c.settled.Load() {
+		return // its outcome is being written, or just was
+	}
+	if !c.told.Load() {
+		b.stats.leasesLost.Add(1)
+		b.log.Warn("lease lost", "job_id", c.job.ID, "queue", c.job.Queue, "attempt", c.job.Attempt)
+	}
+	c.tell(ErrLeaseLost)
+	b.remove(c)
+}
+
+func (b *beater) loseAll() {
+	for _, c := range b.unsettled() {
+		if time.Since(c.claimedAt) > b.lease {
+			b.lose(c)
+		}
+	}
+}
+
+// watchCancels looks for requests to cancel jobs that run here, when woken and
+// once an interval.
+func (b *beater) watchCancels(ctx context.Context, every time.Duration, wake <-chan struct{}, health *loopHealth) {
+	for {
+		t := time.NewTimer(jittered(every))
+		select {
+		case <-ctx.Done():
+			t.Stop()
+			return
+		case <-wake:
+			t.Stop()
+		case <-t.C:
+		}
+		if b.count() == 0 {
+			health.report(nil)
+			continue
+		}
+		requests, err := b.db.CancelRequests(ctx, 10*time.Second)
+		if ctx.Err() != nil {
+			return
+		}
+		health.report(err)
+		for _, r := range requests {
+			b.mu.Lock()
+			c := b.live[r.ClaimID]
+			b.mu.Unlock()
+			if c != nil && c.nonce == r.Nonce {
+				c.tell(cancelledBecause(r.Reason))
+			}
+		}
+	}
+}

@@ -1,0 +1,36 @@
+package pgtest
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"testing"
+
+	"go.uber.org/goleak"
+)
+
+// Main runs the tests of a package, stops the server that they started and
+// exits with the tests' code. When the tests passed it also checks that they
+// left no goroutine behind.
+func Main(m *testing.M) {
+	os.Exit(run(m, shared, os.Stderr))
+}
+
+// tests is the part of *testing.M that Main needs.
+type tests interface{ Run() int }
+
+func run(m tests, s *server, stderr io.Writer) int {
+	code := m.Run()
+	if err := s.stop(); err != nil {
+		fmt.Fprintln(stderr, "pgtest:", err)
+		code = max(code, 1)
+	}
+	if code != 0 {
+		return code
+	}
+	if err := goleak.Find(); err != nil {
+		fmt.Fprintln(stderr, "pgtest: the tests passed but left goroutines behind:", err)
+		return 1
+	}
+	return 0
+}

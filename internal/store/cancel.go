@@ -1,0 +1,81 @@
+package store
+
+import (
+	"context"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// A cancel visits the tables in the direction in which jobs move, each in a
+// statement with a snapshot of its own: a job that moved on while one statement
+// waited for its row is met by the next.
+const cancelLive = `
+WITH gone AS (
+    DELETE FROM {schema}.{table} AS t
+    WHERE t.id = ANY ($1::text[]::uuid[])
+    RETURNING {t.job}
+), finished AS (
+    INSERT INTO {schema}.job_finished ({job}, state, reason)
+    SELECT {g.job}, 'cancelled', nullif($2::text, '')
+    FROM gone AS g
+), released AS (
+    DELETE FROM {schema}.job_unique AS u
+    USING gone AS g
+    WHERE u.scope = g.unique_scope AND u.key = g.unique_key AND u.job_id = g.id
+), unmarked AS (
+    DELETE FROM {schema}.job_fingerprint AS f
+    USING gone AS g
+    WHERE f.fingerprint = g.fingerprint AND f.job_id = g.id
+)
+SELECT g.id FROM gone AS g`
+
+var (
+	cancelWaiting = Define(in("job_waiting", cancelLive))
+	cancelQueued  = Define(in("job_queue", cancelLive))
+)
+
+// The lock makes a settle and a cancel of one job take turns: whichever is
+// second sees what the first did.
+var cancelRunning = Define(`
+WITH running AS MATERIALIZED (
+    SELECT r.id, r.claim_id, r.claim_nonce
+    FROM {schema}.job_running AS r
+    WHERE r.id = ANY ($1::text[]::uuid[])
+    ORDER BY r.claim_id
+    FOR UPDATE
+), asked AS (
+    INSERT INTO {schema}.job_cancel (claim_id, claim_nonce, reason)
+    SELECT r.claim_id, r.claim_nonce, $2::text
+    FROM running AS r
+    ON CONFLICT (claim_id) DO NOTHING
+)
+SELECT r.id FROM running AS r`)
+
+// Cancelled tells, by id, what a cancel did.
+type Cancelled struct {
+	Ended map[[16]byte]bool // waiting or pending before, ended now
+	Asked map[[16]byte]bool // running, and asked to stop
+}
+
+// Cancel ends the waiting and pending jobs among ids and asks the running ones
+// to stop. Ids in neither set were not live, or moved against the flow.
+func (db *DB) Cancel(ctx context.Context, limit time.Duration, ids [][16]byte, reason string) (Cancelled, error) {
+	c := Cancelled{Ended: map[[16]byte]bool{}, Asked: map[[16]byte]bool{}}
+	into := func(set map[[16]byte]bool) func(pgx.Rows) error {
+		return func(row pgx.Rows) error {
+			var id [16]byte
+			if err := row.Scan(&id); err != nil {
+				return err
+			}
+			set[id] = true
+			return nil
+		}
+	}
+	args := []any{uuids(ids), reason}
+	err := db.Tx(ctx, limit,
+		Step{Statement: cancelWaiting, Args: args, Scan: into(c.Ended)},
+		Step{Statement: cancelQueued, Args: args, Scan: into(c.Ended)},
+		Step{Statement: cancelRunning, Args: args, Scan: into(c.Asked)})
+	return c, err
+}

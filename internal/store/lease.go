@@ -1,0 +1,95 @@
+package store
+
+import (
+	"context"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+)
+
+// A beat reads job_running and writes job_lease: a handler that holds the lock
+// of its running job, because it completes it in a transaction of its own, does
+// not hold up the leases of the others.
+var beat = Define(`
+WITH alive AS MATERIALIZED (
+    SELECT r.claim_id, r.claim_nonce
+    FROM unnest($1::bigint[], $2::bigint[]) AS m(claim_id, claim_nonce)
+    JOIN {schema}.job_running AS r ON r.claim_id = m.claim_id AND r.claim_nonce = m.claim_nonce
+), beaten AS (
+    INSERT INTO {schema}.job_lease AS l (claim_id, claim_nonce, beat_at)
+    SELECT a.claim_id, a.claim_nonce, clock_timestamp()
+    FROM alive AS a
+    ORDER BY a.claim_id
+    ON CONFLICT (claim_id) DO UPDATE SET claim_nonce = excluded.claim_nonce, beat_at = excluded.beat_at
+)
+SELECT a.claim_id FROM alive AS a`)
+
+// Beat renews the leases and returns the claims that still hold.
+func (db *DB) Beat(ctx context.Context, limit time.Duration, claimIDs, nonces []int64) (map[int64]bool, error) {
+	alive := make(map[int64]bool, len(claimIDs))
+	err := db.Tx(ctx, limit, Step{Statement: beat, Args: []any{claimIDs, nonces}, Scan: func(row pgx.Rows) error {
+		var id int64
+		if err := row.Scan(&id); err != nil {
+			return err
+		}
+		alive[id] = true
+		return nil
+	}})
+	return alive, err
+}
+
+var cancelRequests = Define(`
+SELECT c.claim_id, c.claim_nonce, c.reason
+FROM {schema}.job_cancel AS c`)
+
+// CancelRequest asks the holder of a claim to stop.
+type CancelRequest struct {
+	ClaimID, Nonce int64
+	Reason         string
+}
+
+// CancelRequests returns all requests that stand. There are few: each goes when
+// its job ends.
+func (db *DB) CancelRequests(ctx context.Context, limit time.Duration) ([]CancelRequest, error) {
+	var requests []CancelRequest
+	err := db.Tx(ctx, limit, Step{Statement: cancelRequests, Scan: func(row pgx.Rows) error {
+		var c CancelRequest
+		if err := row.Scan(&c.ClaimID, &c.Nonce, &c.Reason); err != nil {
+			return err
+		}
+		requests = append(requests, c)
+		return nil
+	}})
+	return requests, err
+}
+
+var registerWorker = Define(`
+INSERT INTO {schema}.job_worker AS w (worker_id, name, queues)
+VALUES ($1::uuid, $2::text, $3::text[])
+ON CONFLICT (worker_id) DO UPDATE SET seen_at = clock_timestamp()`)
+
+// RegisterWorker notes that a worker is there.
+func (db *DB) RegisterWorker(ctx context.Context, limit time.Duration, id uuid.UUID, name string, queues []string) error {
+	return db.Tx(ctx, limit, Step{Statement: registerWorker, Args: []any{id, name, queues}})
+}
+
+var removeWorker = Define(`DELETE FROM {schema}.job_worker WHERE worker_id = $1::uuid`)
+
+// RemoveWorker notes that a worker has stopped.
+func (db *DB) RemoveWorker(ctx context.Context, limit time.Duration, id uuid.UUID) error {
+	return db.Tx(ctx, limit, Step{Statement: removeWorker, Args: []any{id}})
+}
+
+// Notify wakes the listeners of a channel.
+func (db *DB) Notify(ctx context.Context, limit time.Duration, channel, payload string) error {
+	return db.Tx(ctx, limit, Step{Statement: notifyTx, Args: []any{channel, payload}})
+}
+
+var schemaVersion = Define(`SELECT coalesce(max(m.version), 0) FROM {schema}.schema_migration AS m`)
+
+// SchemaVersion is the version of the database's schema.
+func (db *DB) SchemaVersion(ctx context.Context, limit time.Duration) (version int, err error) {
+	err = db.Tx(ctx, limit, Step{Statement: schemaVersion, Scan: func(row pgx.Rows) error { return row.Scan(&version) }})
+	return version, err
+}

@@ -1,0 +1,247 @@
+// Package store holds the SQL of the engine: each statement stands above the
+// method that runs it. Statements are written against {schema}; {job} stands for
+// the columns that travel with a job from table to table, and {x.job} for the
+// same columns qualified with x.
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// Statement is a statement of the engine, before the schema's name is filled in.
+type Statement int
+
+var statements []string
+
+// Define registers a statement. It is called from package variables only.
+func Define(text string) Statement {
+	statements = append(statements, text)
+	return Statement(len(statements) - 1)
+}
+
+// All returns every defined statement, for the test that prepares each one.
+func All() []Statement {
+	all := make([]Statement, len(statements))
+	for i := range all {
+		all[i] = Statement(i)
+	}
+	return all
+}
+
+// jobColumns travel with a job through every live table.
+var jobColumns = []string{
+	"id", "created_at", "attempt", "max_attempts", "reprocess_count", "crash_count", "payload_bytes",
+	"priority", "queue", "kind", "unique_scope", "unique_key", "fingerprint", "payload", "raw", "errors", "props",
+}
+
+var jobRef = regexp.MustCompile(`\{(?:(\w+)\.)?job\}`)
+
+// Schema fills the name of a schema into statements.
+type Schema struct {
+	name  string
+	texts []string
+}
+
+// NewSchema returns the statements for a schema.
+func NewSchema(name string) *Schema {
+	s := &Schema{name: name, texts: make([]string, len(statements))}
+	for i, text := range statements {
+		s.texts[i] = s.expand(text)
+	}
+	return s
+}
+
+func (s *Schema) expand(text string) string {
+	text = strings.ReplaceAll(text, "{schema}", pgx.Identifier{s.name}.Sanitize())
+	return jobRef.ReplaceAllStringFunc(text, func(ref string) string {
+		prefix := ""
+		if q := jobRef.FindStringSubmatch(ref)[1]; q != "" {
+			prefix = q + "."
+		}
+		return prefix + strings.Join(jobColumns, ", "+prefix)
+	})
+}
+
+// Name is the schema's name.
+func (s *Schema) Name() string { return s.name }
+
+// SQL is the text of a statement in this schema.
+func (s *Schema) SQL(st Statement) string { return s.texts[st] }
+
+// DB runs statements of one schema on a pool.
+type DB struct {
+	*Schema
+	Pool *pgxpool.Pool
+}
+
+// Step is one statement of a transaction.
+type Step struct {
+	Statement Statement
+	Args      []any
+	Scan      func(row pgx.Rows) error // called for each row; nil ignores them
+}
+
+// settings make the plans of the engine's own statements independent of
+// statistics: each is an index probe per job by construction, and a plan made
+// while a table was empty must still be one when it holds a million rows. The
+// timeouts override those of the role, so that a statement never hangs and is
+// never cut off early.
+const settings = `SELECT
+    set_config('statement_timeout', $1, true),
+    set_config('lock_timeout', $1, true),
+    set_config('enable_seqscan', 'off', true),
+    set_config('enable_hashjoin', 'off', true),
+    set_config('enable_mergejoin', 'off', true),
+    set_config('jit', 'off', true),
+    set_config('plan_cache_mode', 'force_generic_plan', true)`
+
+// Tx runs the steps in one READ COMMITTED transaction, whatever the session's
+// default is, in a single round trip. It takes at most limit, on the server and
+// here.
+func (db *DB) Tx(ctx context.Context, limit time.Duration, steps ...Step) error {
+	ctx, cancel := context.WithTimeout(ctx, limit+limit/4)
+	defer cancel()
+	conn, err := db.Pool.Acquire(ctx)
+	if err != nil {
+		return fmt.Errorf("acquire connection: %w", err)
+	}
+	defer conn.Release()
+
+	var batch pgx.Batch
+	batch.Queue("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE")
+	batch.Queue(settings, strconv.FormatInt(limit.Milliseconds(), 10))
+	for _, s := range steps {
+		batch.Queue(db.SQL(s.Statement), s.Args...)
+	}
+	batch.Queue("COMMIT")
+	if err := readBatch(conn.SendBatch(ctx, &batch), steps); err != nil {
+		abandon(ctx, conn.Conn(), err)
+		return err
+	}
+	return nil
+}
+
+func readBatch(results pgx.BatchResults, steps []Step) (err error) {
+	defer func() {
+		if e := results.Close(); err == nil {
+			err = e
+		}
+	}()
+	for range 2 {
+		if _, err := results.Exec(); err != nil {
+			return err
+		}
+	}
+	for _, s := range steps {
+		if err := readStep(results, s); err != nil {
+			return err
+		}
+	}
+	tag, err := results.Exec()
+	if err == nil && tag.String() == "ROLLBACK" {
+		return errors.New("transaction was rolled back")
+	}
+	return err
+}
+
+func readStep(results pgx.BatchResults, s Step) error {
+	rows, err := results.Query()
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		if s.Scan != nil {
+			if err := s.Scan(rows); err != nil {
+				return err
+			}
+		}
+	}
+	return rows.Err()
+}
+
+// abandon leaves a connection usable after a failed transaction, or closes it:
+// one that a failover has turned read-only would go on failing for ever.
+func abandon(ctx context.Context, conn *pgx.Conn, err error) {
+	if Code(err) == "25006" {
+		_ = conn.Close(ctx)
+		return
+	}
+	if !conn.IsClosed() && conn.PgConn().TxStatus() != 'I' {
+		_, _ = conn.Exec(ctx, "ROLLBACK")
+	}
+}
+
+// Code is the SQLSTATE of err, or "".
+func Code(err error) string {
+	var pe *pgconn.PgError
+	if errors.As(err, &pe) {
+		return pe.Code
+	}
+	return ""
+}
+
+// Answered reports whether the server itself refused the statement, so that it
+// surely had no effect. Any other error leaves that open.
+func Answered(err error) bool {
+	var pe *pgconn.PgError
+	return errors.As(err, &pe) && pe.Severity != "FATAL" && pe.Severity != "PANIC"
+}
+
+// Transient reports whether the same statement may well succeed later: the
+// database is away, overloaded, read-only or in someone's way.
+func Transient(err error) bool {
+	if !Answered(err) {
+		return true
+	}
+	code := Code(err)
+	switch code[:2] {
+	case "08", "40", "53", "55", "57", "58", "XX":
+		return true
+	}
+	return code == "25006" || code == "25P02" || code == "25P03" || code == "42501"
+}
+
+// NoPartition reports whether an insert met no partition for its row.
+func NoPartition(err error) bool { return Code(err) == "23514" }
+
+// SchemaMissing reports whether a table of the schema does not exist.
+func SchemaMissing(err error) bool {
+	switch Code(err) {
+	case "42P01", "3F000", "42883", "42703":
+		return true
+	}
+	return false
+}
+
+// in fills a table's name into the text of a statement that exists for several.
+func in(table, text string) string { return strings.ReplaceAll(text, "{table}", table) }
+
+// InTx runs f in a READ COMMITTED transaction with the engine's settings, for
+// what needs the answer of one statement to write the next.
+func (db *DB) InTx(ctx context.Context, limit time.Duration, f func(ctx context.Context, tx pgx.Tx) error) error {
+	ctx, cancel := context.WithTimeout(ctx, limit+limit/4)
+	defer cancel()
+	return pgx.BeginTxFunc(ctx, db.Pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted, AccessMode: pgx.ReadWrite}, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, settings, strconv.FormatInt(limit.Milliseconds(), 10)); err != nil {
+			return err
+		}
+		return f(ctx, tx)
+	})
+}
+
+// NotSent reports whether a statement surely did not reach the server.
+func NotSent(err error) bool {
+	var connect *pgconn.ConnectError
+	return errors.As(err, &connect) || pgconn.SafeToRetry(err)
+}

@@ -1,0 +1,314 @@
+// Package janitor moves finished jobs to the archive and the dead letter queue,
+// and keeps both: it makes partitions ahead of time and drops those whose day
+// has passed.
+//
+// A worker runs one by itself. It can also run alone, beside programs that only
+// insert, or in a cron job; any number may run at once.
+package janitor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/simplequeue/simplequeue/internal/store"
+)
+
+// Options configures a Janitor. The zero value works.
+type Options struct {
+	Schema   string          // default "simplequeue"
+	Interval time.Duration   // between sweeps, default 1 s
+	Keep     Keep            // default 7 and 30 days
+	Queues   map[string]Keep // overrides Keep, field by field
+	Logger   *slog.Logger    // default slog.Default()
+	// OnSweep is called after each sweep of Run, with its error.
+	OnSweep func(error)
+}
+
+// Keep is how long finished jobs are kept, in seconds, Forever or Nothing. Zero
+// means the default.
+type Keep struct {
+	Archive    int64
+	DeadLetter int64
+}
+
+const (
+	batch        = 1000
+	limit        = 30 * time.Second
+	daysAhead    = 7
+	housekeeping = time.Minute
+)
+
+// Janitor is safe for concurrent use.
+type Janitor struct {
+	db   *store.DB
+	opts Options
+}
+
+// New returns a Janitor on a pool.
+func New(pool *pgxpool.Pool, opts Options) (*Janitor, error) {
+	if opts.Schema == "" {
+		opts.Schema = "simplequeue"
+	}
+	if opts.Interval == 0 {
+		opts.Interval = time.Second
+	}
+	if opts.Keep.Archive == 0 {
+		opts.Keep.Archive = 7 * 86400
+	}
+	if opts.Keep.DeadLetter == 0 {
+		opts.Keep.DeadLetter = 30 * 86400
+	}
+	if opts.Logger == nil {
+		opts.Logger = slog.Default()
+	}
+	if opts.Interval < 0 {
+		return nil, fmt.Errorf("janitor: Options.Interval = %v: must be positive, or 0 for the default of 1s", opts.Interval)
+	}
+	for name, k := range opts.Queues {
+		if k.Archive < Nothing || k.DeadLetter < Nothing {
+			return nil, fmt.Errorf("janitor: Options.Queues[%q] = %+v: must be seconds, Forever or Nothing", name, k)
+		}
+	}
+	return &Janitor{db: &store.DB{Schema: store.NewSchema(opts.Schema), Pool: pool}, opts: opts}, nil
+}
+
+// Result is what one sweep did.
+type Result struct {
+	Archived     int // moved to the archive
+	DeadLettered int // moved to the DLQ
+	Dropped      int // partitions dropped
+}
+
+// Run sweeps until ctx ends and returns its error. Failed sweeps are logged and
+// tried again at the next interval.
+func (j *Janitor) Run(ctx context.Context) error {
+	failing := false
+	for {
+		_, err := j.sweep(ctx, false)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil && !failing {
+			j.opts.Logger.ErrorContext(ctx, "janitor sweep failed", "err", err)
+		}
+		failing = err != nil
+		if j.opts.OnSweep != nil {
+			j.opts.OnSweep(err)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(jitter(j.opts.Interval)):
+		}
+	}
+}
+
+// Once makes one full sweep, housekeeping included.
+func (j *Janitor) Once(ctx context.Context) (Result, error) { return j.sweep(ctx, true) }
+
+func (j *Janitor) sweep(ctx context.Context, full bool) (r Result, err error) {
+	if due, e := j.housekeepingDue(ctx); full || due {
+		r.Dropped, err = j.housekeep(ctx)
+	} else {
+		err = e
+	}
+	var moveErr error
+	r.Archived, r.DeadLettered, moveErr = j.moveFinished(ctx)
+	return r, errors.Join(err, moveErr)
+}
+
+// The row in job_sweep says when any process last did it; the update itself is
+// the lock, so two processes do not do it at once.
+var markHousekeeping = store.Define(`
+INSERT INTO {schema}.job_sweep AS s (name, swept_at, continuous_since)
+VALUES ('janitor', clock_timestamp(), clock_timestamp())
+ON CONFLICT (name) DO UPDATE SET swept_at = excluded.swept_at
+WHERE s.swept_at < clock_timestamp() - $1::bigint * interval '1 millisecond'
+RETURNING true`)
+
+var housekeepingAge = store.Define(`
+SELECT true FROM {schema}.job_sweep AS s
+WHERE s.name = 'janitor' AND s.swept_at >= clock_timestamp() - $1::bigint * interval '1 millisecond'`)
+
+func (j *Janitor) housekeepingDue(ctx context.Context) (due bool, err error) {
+	age := housekeeping.Milliseconds()
+	recent := false
+	err = j.db.Tx(ctx, limit, store.Step{Statement: housekeepingAge, Args: []any{age}, Scan: func(pgx.Rows) error {
+		recent = true
+		return nil
+	}})
+	if err != nil || recent {
+		return false, err
+	}
+	err = j.db.Tx(ctx, limit, store.Step{Statement: markHousekeeping, Args: []any{age}, Scan: func(pgx.Rows) error {
+		due = true
+		return nil
+	}})
+	return due, err
+}
+
+// Ids that callers chose are remembered for seven days, and for as long as the
+// job lives. A lane written twice is written once too often.
+var (
+	forgetChosenIDs = store.Define(`
+DELETE FROM {schema}.job_client_id AS c
+WHERE c.id = ANY (ARRAY(
+    SELECT old.id
+    FROM {schema}.job_client_id AS old
+    WHERE old.inserted_at < statement_timestamp() - interval '7 days'
+      AND NOT EXISTS (SELECT FROM {schema}.job_queue AS q WHERE q.id = old.id)
+      AND NOT EXISTS (SELECT FROM {schema}.job_waiting AS w WHERE w.id = old.id)
+      AND NOT EXISTS (SELECT FROM {schema}.job_running AS r WHERE r.id = old.id)
+    ORDER BY old.inserted_at
+    LIMIT $1::integer
+))`)
+	forgetRepeatedLanes = store.Define(`
+DELETE FROM {schema}.job_lane AS l
+WHERE EXISTS (
+    SELECT FROM {schema}.job_lane AS first
+    WHERE first.queue = l.queue AND first.priority = l.priority AND first.id < l.id)`)
+	forgetSilentWorkers = store.Define(`
+DELETE FROM {schema}.job_worker AS w
+WHERE w.seen_at < clock_timestamp() - interval '1 hour'
+  AND NOT EXISTS (SELECT FROM {schema}.job_running AS r WHERE r.worker_id = w.worker_id)`)
+)
+
+func (j *Janitor) housekeep(ctx context.Context) (dropped int, err error) {
+	archive, dead := j.keeps()
+	errs := []error{
+		j.makePartitions(ctx, "job_queue_archive", archive, daysAhead),
+		j.makePartitions(ctx, "job_queue_dlq", dead, daysAhead),
+	}
+	for _, parent := range []string{"job_queue_archive", "job_queue_dlq"} {
+		n := 0
+		errs = append(errs, j.db.Tx(ctx, limit, store.Step{
+			Statement: dropExpired, Args: []any{parent}, Scan: func(row pgx.Rows) error { return row.Scan(&n) },
+		}))
+		dropped += n
+	}
+	errs = append(errs, j.db.Tx(ctx, limit,
+		store.Step{Statement: forgetChosenIDs, Args: []any{10 * batch}},
+		store.Step{Statement: forgetRepeatedLanes},
+		store.Step{Statement: forgetSilentWorkers}))
+	return dropped, errors.Join(errs...)
+}
+
+// keeps lists the retentions in use, without repetition.
+func (j *Janitor) keeps() (archive, dead []int64) {
+	add := func(list *[]int64, keep int64) {
+		if keep > 0 && !slices.Contains(*list, keep) {
+			*list = append(*list, keep)
+		}
+	}
+	add(&archive, j.opts.Keep.Archive)
+	add(&dead, j.opts.Keep.DeadLetter)
+	for _, k := range j.opts.Queues {
+		add(&archive, k.Archive)
+		add(&dead, k.DeadLetter)
+	}
+	return archive, dead
+}
+
+// MakePartitions makes the partitions that jobs finished today need if they are
+// kept for the given numbers of seconds. A settle that met none calls it.
+func (j *Janitor) MakePartitions(ctx context.Context, archive, deadLetter []int64) error {
+	return errors.Join(
+		j.makePartitions(ctx, "job_queue_archive", archive, 0),
+		j.makePartitions(ctx, "job_queue_dlq", deadLetter, 0))
+}
+
+func (j *Janitor) makePartitions(ctx context.Context, parent string, keep []int64, ahead int) error {
+	if len(keep) == 0 {
+		return nil
+	}
+	return j.db.Tx(ctx, limit, store.Step{Statement: makePartitions, Args: []any{parent, keep, ahead}})
+}
+
+// The retentions of jobs that wait to be moved, where the job says its own.
+var finishedKeeps = store.Define(`
+SELECT DISTINCT coalesce((f.props ->> CASE WHEN f.state = 'completed' THEN 'keep_archive' ELSE 'keep_dlq' END)::bigint, 0),
+       f.state = 'completed'
+FROM {schema}.job_finished AS f`)
+
+func (j *Janitor) moveFinished(ctx context.Context) (archived, dead int, err error) {
+	names, keepArchive, keepDLQ := j.overrides()
+	for {
+		var a, d int
+		move := func() error {
+			a, d = 0, 0
+			return j.db.Tx(ctx, limit,
+				store.Step{
+					Statement: sweepArchive, Args: []any{batch, j.opts.Keep.Archive, names, keepArchive},
+					Scan: func(row pgx.Rows) error { return row.Scan(&a) },
+				},
+				store.Step{
+					Statement: sweepDLQ, Args: []any{batch, j.opts.Keep.DeadLetter, names, keepDLQ},
+					Scan: func(row pgx.Rows) error { return row.Scan(&d) },
+				})
+		}
+		err := move()
+		if store.NoPartition(err) {
+			if err = j.makeMissing(ctx); err == nil {
+				err = move()
+			}
+		}
+		if err != nil {
+			return archived, dead, err
+		}
+		archived, dead = archived+a, dead+d
+		if a < batch && d < batch {
+			return archived, dead, nil
+		}
+	}
+}
+
+func (j *Janitor) makeMissing(ctx context.Context) error {
+	archive, dead := j.keeps()
+	err := j.db.Tx(ctx, limit, store.Step{Statement: finishedKeeps, Scan: func(row pgx.Rows) error {
+		var keep int64
+		var completed bool
+		if err := row.Scan(&keep, &completed); err != nil {
+			return err
+		}
+		switch {
+		case keep <= 0:
+		case completed:
+			archive = append(archive, keep)
+		default:
+			dead = append(dead, keep)
+		}
+		return nil
+	}})
+	if err != nil {
+		return err
+	}
+	return j.MakePartitions(ctx, archive, dead)
+}
+
+// overrides are the queues' retentions by column; zero is no override.
+func (j *Janitor) overrides() (names []string, archive, dead []*int64) {
+	set := func(keep int64) *int64 {
+		if keep == 0 {
+			return nil
+		}
+		return &keep
+	}
+	for name, k := range j.opts.Queues {
+		names = append(names, name)
+		archive = append(archive, set(k.Archive))
+		dead = append(dead, set(k.DeadLetter))
+	}
+	return names, archive, dead
+}
+
+func jitter(d time.Duration) time.Duration {
+	return d - d/10 + rand.N(d/5+1)
+}

@@ -1,0 +1,270 @@
+package simplequeue
+
+import (
+	"slices"
+	"time"
+
+	"github.com/simplequeue/simplequeue/internal/store"
+)
+
+// laneBook is what the poller knows of the lanes it may claim from. It belongs
+// to the poller's goroutine.
+type laneBook struct {
+	routes *routes
+	every  time.Duration // how often a quiet queue is looked at
+	queues []*queueLanes
+	byName map[string]*queueLanes
+	next   int // where the next claim starts, so that no queue is always first
+
+	suspectBusy bool // a suspect runs here; there is at most one
+}
+
+// queueLanes are the lanes of one queue.
+type queueLanes struct {
+	route   *queueRoute
+	front   lane
+	suspect lane
+	lanes   []*lane   // by priority
+	probeAt time.Time // when all lanes are looked at next, wake-up or not
+}
+
+// lane is one priority of a queue.
+type lane struct {
+	lane   int16
+	active bool      // may hold jobs
+	short  bool      // the last claim above the watermark found too little
+	fullAt time.Time // last claim without a watermark
+	mark   watermark
+}
+
+const (
+	trail     = 250 * time.Millisecond
+	fullEvery = 2 * time.Second        // a busy lane is read without watermark
+	fullAgain = 100 * time.Millisecond // and so is one that has run short
+	maxProbes = 1000                   // lanes in one claim
+	maxClaim  = 1000                   // jobs in one claim
+)
+
+// watermark is the place in a lane below which this process has claimed all it
+// has seen. It trails: concurrent inserts commit out of order, so what was
+// claimed just now says little about what is still to appear before it.
+type watermark struct {
+	value  int64 // claimed at least trail ago
+	middle int64 // claimed by middleAt
+	at     time.Time
+	newest int64
+}
+
+func (w *watermark) observe(seq int64) { w.newest = max(w.newest, seq) }
+
+func (w *watermark) after(now time.Time) int64 {
+	if now.Sub(w.at) >= trail {
+		w.value, w.middle, w.at = w.middle, w.newest, now
+	}
+	return w.value
+}
+
+func newLaneBook(r *routes, every time.Duration) *laneBook {
+	return &laneBook{routes: r, every: every, byName: map[string]*queueLanes{}}
+}
+
+// add makes a lane known; it may hold jobs.
+func (b *laneBook) add(l store.Lane) {
+	q := b.byName[l.Queue]
+	if q == nil {
+		route := b.routes.find(l.Queue)
+		if route == nil {
+			return
+		}
+		q = &queueLanes{route: route, front: lane{lane: store.FrontLane}, suspect: lane{lane: store.SuspectLane}}
+		b.byName[l.Queue] = q
+		b.queues = append(b.queues, q)
+	}
+	switch l.Priority {
+	case store.FrontLane:
+		q.front.active = true
+	case store.SuspectLane:
+		q.suspect.active = true
+	default:
+		i, found := slices.BinarySearchFunc(q.lanes, l.Priority, func(x *lane, p int16) int { return int(x.lane) - int(p) })
+		if !found {
+			q.lanes = slices.Insert(q.lanes, i, &lane{lane: l.Priority})
+		}
+		// Short of jobs below or above its watermark, the lane has some now.
+		q.lanes[i].active, q.lanes[i].short = true, false
+	}
+}
+
+// knows reports whether a lane is in the book, or is nothing to this process.
+func (b *laneBook) knows(l store.Lane) bool {
+	q := b.byName[l.Queue]
+	if q == nil {
+		return b.routes.find(l.Queue) == nil
+	}
+	return slices.ContainsFunc(q.lanes, func(x *lane) bool { return x.lane == l.Priority })
+}
+
+// addAll makes every known lane worth a look.
+func (b *laneBook) addAll() {
+	for _, q := range b.queues {
+		q.probeAt = time.Time{}
+	}
+}
+
+// dueIn is how long until some lane is worth a look; 0 means now.
+func (b *laneBook) dueIn(now time.Time) time.Duration {
+	wait := b.every
+	for _, q := range b.queues {
+		if q.route.budget() == 0 {
+			continue
+		}
+		wait = min(wait, q.dueIn(now, b.suspectBusy))
+		if wait <= 0 {
+			return 0
+		}
+	}
+	return wait
+}
+
+func (q *queueLanes) dueIn(now time.Time, suspectBusy bool) time.Duration {
+	if q.front.active || q.suspect.active && !suspectBusy {
+		return 0
+	}
+	wait := q.probeAt.Sub(now)
+	for _, l := range q.lanes {
+		if l.active {
+			wait = min(wait, l.dueIn(now))
+		}
+	}
+	return wait
+}
+
+// dueIn: a lane that ran short above its watermark is read once more from its
+// start, for what committed late, but not at once again.
+func (l *lane) dueIn(now time.Time) time.Duration {
+	if l.short {
+		return l.fullAt.Add(fullAgain).Sub(now)
+	}
+	return 0
+}
+
+// probe is one lane in a claim.
+type probe struct {
+	queue *queueLanes
+	lane  *lane
+	after int64
+}
+
+// group is the lanes of a claim that share a budget.
+type group struct {
+	first, last int // in the request's lanes, half open
+	budget      int
+	queue       *queueLanes // nil for the suspects' group
+}
+
+// request is a claim to be made.
+type request struct {
+	groups []group
+	probes []probe
+	limit  int
+}
+
+// request chooses the lanes of the next claim of at most limit jobs: of each
+// queue with free permits the front lane and the lanes that may hold jobs, all
+// lanes once an interval.
+func (b *laneBook) request(now time.Time, limit int) request {
+	r := request{limit: limit}
+	if len(b.queues) == 0 {
+		return r
+	}
+	b.next = (b.next + 1) % len(b.queues)
+	var suspects []probe
+	for i := range b.queues {
+		if len(r.probes) >= maxProbes {
+			break
+		}
+		q := b.queues[(b.next+i)%len(b.queues)]
+		budget := min(q.route.budget(), limit)
+		if budget == 0 || q.dueIn(now, b.suspectBusy) > 0 {
+			continue
+		}
+		all := !now.Before(q.probeAt)
+		if all {
+			q.probeAt = now.Add(jittered(b.every))
+		}
+		if !b.suspectBusy && (all || q.suspect.active) {
+			suspects = append(suspects, probe{queue: q, lane: &q.suspect})
+		}
+		g := group{first: len(r.probes), budget: budget, queue: q}
+		r.probes = append(r.probes, probe{queue: q, lane: &q.front})
+		for _, l := range q.lanes {
+			if all || l.active && l.dueIn(now) <= 0 {
+				r.probes = append(r.probes, probe{queue: q, lane: l, after: l.start(now)})
+			}
+		}
+		g.last = len(r.probes)
+		r.groups = append(r.groups, g)
+	}
+	if len(suspects) > 0 {
+		g := group{first: len(r.probes), budget: 1}
+		r.probes = append(r.probes, suspects...)
+		g.last = len(r.probes)
+		r.groups = append([]group{g}, r.groups...)
+	}
+	return r
+}
+
+// start is where the next claim of the lane starts.
+func (l *lane) start(now time.Time) int64 {
+	if !l.active || l.short || now.Sub(l.fullAt) >= fullEvery {
+		return 0
+	}
+	return l.mark.after(now)
+}
+
+// claimed takes note of what a claim has found.
+func (b *laneBook) claimed(r request, jobs []store.Claimed, now time.Time) {
+	found := map[*queueLanes]int{}
+	suspects := 0
+	for i := range jobs {
+		q := b.byName[jobs[i].Queue]
+		if jobs[i].Lane == store.SuspectLane {
+			suspects++
+			continue
+		}
+		found[q]++
+		if jobs[i].Lane >= 0 {
+			for _, l := range q.lanes {
+				if l.lane == jobs[i].Lane {
+					l.mark.observe(jobs[i].Seq)
+				}
+			}
+		}
+	}
+	cut := len(jobs) >= r.limit // groups may not have been reached
+	for _, g := range r.groups {
+		n := suspects
+		if g.queue != nil {
+			n = found[g.queue]
+		}
+		short := n < g.budget && !cut
+		for _, p := range r.probes[g.first:g.last] {
+			p.lane.read(p.after, short, now)
+		}
+	}
+}
+
+// read notes that a claim has read the lane, and whether to its end.
+func (l *lane) read(after int64, short bool, now time.Time) {
+	if after == 0 {
+		l.fullAt = now
+	}
+	switch {
+	case !short:
+		l.active, l.short = true, false
+	case after == 0:
+		l.active, l.short = false, false
+	default:
+		l.active, l.short = true, true
+	}
+}

@@ -1,0 +1,112 @@
+package simplequeue
+
+import (
+	"context"
+	"sync"
+)
+
+// permits is a counting semaphore whose limit can change while permits are out:
+// nothing is granted as long as the new limit is reached by old permits.
+type permits struct {
+	mu      sync.Mutex
+	limit   int
+	used    int
+	waiters []chan struct{} // first come, first served; closed when granted
+}
+
+func newPermits(limit int) *permits { return &permits{limit: limit} }
+
+// acquire waits for a permit until ctx ends.
+func (p *permits) acquire(ctx context.Context) error {
+	p.mu.Lock()
+	if p.used < p.limit && len(p.waiters) == 0 {
+		p.used++
+		p.mu.Unlock()
+		return nil
+	}
+	granted := make(chan struct{})
+	p.waiters = append(p.waiters, granted)
+	p.mu.Unlock()
+
+	select {
+	case <-granted:
+		return nil
+	case <-ctx.Done():
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for i, w := range p.waiters {
+		if w == granted {
+			p.waiters = append(p.waiters[:i], p.waiters[i+1:]...)
+			return ctx.Err()
+		}
+	}
+	return nil // granted at the last moment
+}
+
+func (p *permits) release() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.used--
+	p.grant()
+}
+
+func (p *permits) resize(limit int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.limit = limit
+	p.grant()
+}
+
+func (p *permits) grant() {
+	for p.used < p.limit && len(p.waiters) > 0 {
+		p.used++
+		close(p.waiters[0])
+		p.waiters = p.waiters[1:]
+	}
+}
+
+func (p *permits) state() (limit, used int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.limit, p.used
+}
+
+// window bounds how many jobs of one queue may wait for the handler's own
+// permit. Each grant lets one more wait, each fruitless wait halves it: a queue
+// whose handler grants nothing keeps one job knocking, and no global permits
+// that other queues could use.
+type window struct {
+	mu      sync.Mutex
+	size    int
+	waiting int
+}
+
+const firstWindow = 8
+
+func newWindow() *window { return &window{size: firstWindow} }
+
+// room is how many more jobs may come to wait.
+func (w *window) room() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return max(0, w.size-w.waiting)
+}
+
+func (w *window) enter(n int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.waiting += n
+}
+
+// leave is called once for each job that entered.
+func (w *window) leave(granted bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.waiting--
+	if granted {
+		w.size = min(w.size+1, 1<<20)
+	} else {
+		w.size = max(1, w.size/2)
+	}
+}

@@ -1,0 +1,404 @@
+package simplequeue
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/google/uuid"
+	"golang.org/x/sync/semaphore"
+
+	"github.com/simplequeue/simplequeue/internal/store"
+)
+
+// claimer is the part of the store that the poller needs.
+type claimer interface {
+	Claim(ctx context.Context, limit time.Duration, r store.ClaimRequest) ([]store.Claimed, error)
+	ClaimParked(ctx context.Context, limit time.Duration, r store.ClaimRequest, kinds []string) ([]store.Claimed, error)
+	Adopt(ctx context.Context, limit time.Duration, worker uuid.UUID, nonces []int64) ([]store.Claimed, error)
+	Payloads(ctx context.Context, limit time.Duration, ids [][16]byte) (map[[16]byte]store.Payload, error)
+	Lanes(ctx context.Context, limit time.Duration, after int64, add func(store.Lane)) (int64, error)
+}
+
+const (
+	claimLimit    = 10 * time.Second
+	maxPrefetch   = 8 << 20 // bytes of payloads fetched with a claim
+	lanesEvery    = time.Second
+	lanesAllEvery = time.Minute
+)
+
+// poller claims jobs and hands them to the runner. It waits for a reason to
+// look (a wake-up, a freed permit, the poll interval), then on the global
+// semaphore, and takes every permit that is free: claims grow with the load.
+type poller struct {
+	db        claimer
+	worker    uuid.UUID
+	leaseMS   int
+	threshold int64
+	every     time.Duration
+	global    *semaphore.Weighted
+	routes    *routes
+	book      *laneBook
+	log       *slog.Logger
+	stats     *counters
+	health    *loopHealth
+	dispatch  func([]*claim)
+
+	poke    chan struct{} // size 1
+	waiting atomic.Bool   // the poller sleeps; a freed permit should poke it
+
+	mu    sync.Mutex
+	hints []store.Lane // lanes that may hold jobs
+	all   bool         // every lane may
+
+	suspects atomic.Int64 // running here
+	parkedAt time.Time
+	lanesAt  time.Time
+	allAt    time.Time
+	lastLane int64
+	doubtful []int64 // nonces of claims that may have committed
+}
+
+// hint tells the poller that lanes may hold jobs; no lanes means any may.
+func (p *poller) hint(lanes []store.Lane) {
+	p.mu.Lock()
+	if len(lanes) == 0 {
+		p.all = true
+	}
+	p.hints = append(p.hints, lanes...)
+	if len(p.hints) > 4*maxProbes {
+		p.hints, p.all = nil, true
+	}
+	p.mu.Unlock()
+	p.wake()
+}
+
+func (p *poller) wake() {
+	select {
+	case p.poke <- struct{}{}:
+	default:
+	}
+}
+
+// freed tells the poller that a job has ended. It is called for every job.
+func (p *poller) freed() {
+	if p.waiting.Load() {
+		p.wake()
+	}
+}
+
+// run claims until ctx ends. A claim under way is not cut off: its jobs would be
+// held until their leases expire. hard ends even that.
+func (p *poller) run(ctx, hard context.Context) {
+	retry := newRetry()
+	for ctx.Err() == nil {
+		err := p.turn(ctx, hard)
+		if ctx.Err() != nil {
+			return
+		}
+		p.health.report(err)
+		if err == nil {
+			retry.reset()
+			continue
+		}
+		if retry.count == 0 {
+			p.log.WarnContext(ctx, "claim failed, trying again", "err", err)
+		}
+		if retry.wait(ctx) != nil {
+			return
+		}
+	}
+}
+
+// turn waits until there is something to claim, and claims it.
+func (p *poller) turn(ctx, hard context.Context) error {
+	if err := p.adopt(hard); err != nil {
+		return err
+	}
+	if err := p.refreshLanes(ctx); err != nil {
+		return err
+	}
+	p.takeHints()
+	p.book.suspectBusy = p.suspects.Load() > 0
+	now := time.Now()
+	wait := min(p.book.dueIn(now), p.parkedAt.Add(p.every).Sub(now), p.lanesAt.Add(lanesEvery).Sub(now))
+	if wait > 0 {
+		p.sleep(ctx, wait)
+		return nil
+	}
+	permits, err := p.takePermits(ctx)
+	if err != nil {
+		return nil // ctx has ended
+	}
+	used, err := p.claim(hard, permits)
+	p.global.Release(int64(permits - used))
+	return err
+}
+
+func (p *poller) sleep(ctx context.Context, wait time.Duration) {
+	p.waiting.Store(true)
+	defer p.waiting.Store(false)
+	// A permit may have been freed before the flag was up.
+	if p.book.dueIn(time.Now()) <= 0 {
+		return
+	}
+	t := time.NewTimer(wait)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-p.poke:
+	case <-t.C:
+	}
+}
+
+func (p *poller) takeHints() {
+	p.mu.Lock()
+	hints, all := p.hints, p.all
+	p.hints, p.all = nil, false
+	p.mu.Unlock()
+	for _, l := range hints {
+		p.book.add(l)
+	}
+	if all {
+		p.book.addAll()
+	}
+}
+
+// refreshLanes learns of lanes that other programs have come to use.
+func (p *poller) refreshLanes(ctx context.Context) error {
+	now := time.Now()
+	if now.Sub(p.lanesAt) < lanesEvery {
+		return nil
+	}
+	after := p.lastLane
+	if now.Sub(p.allAt) >= lanesAllEvery {
+		after, p.allAt = 0, now
+	}
+	last, err := p.db.Lanes(ctx, claimLimit, after, func(l store.Lane) {
+		if !p.book.knows(l) {
+			p.book.add(l)
+		}
+	})
+	if err != nil {
+		return fmt.Errorf("read lanes: %w", err)
+	}
+	p.lastLane, p.lanesAt = last, now
+	return nil
+}
+
+// takePermits waits for the threshold and takes all that is free beyond it.
+func (p *poller) takePermits(ctx context.Context) (int, error) {
+	if err := p.global.Acquire(ctx, p.threshold); err != nil {
+		return 0, err
+	}
+	n := p.threshold
+	for step := int64(512); step > 0; step /= 2 {
+		for n+step <= maxClaim && p.global.TryAcquire(step) {
+			n += step
+		}
+	}
+	return int(n), nil
+}
+
+// claim makes one claim for at most permits jobs and starts them. It returns how
+// many permits are in use now.
+func (p *poller) claim(ctx context.Context, permits int) (used int, err error) {
+	now := time.Now()
+	if now.Sub(p.parkedAt) >= p.every {
+		used, err = p.claimParked(ctx, permits)
+		if err != nil {
+			return used, err
+		}
+		p.parkedAt = now
+	}
+	r := p.book.request(now, permits-used)
+	if len(r.probes) == 0 || r.limit == 0 {
+		return used, nil
+	}
+	sr := store.ClaimRequest{Worker: p.worker, Nonce: int64(rand.Uint64()), LeaseMS: p.leaseMS, Limit: r.limit}
+	for _, g := range r.groups {
+		sr.First = append(sr.First, int32(g.first+1))
+		sr.Last = append(sr.Last, int32(g.last))
+		sr.Budget = append(sr.Budget, int32(g.budget))
+	}
+	for _, pr := range r.probes {
+		sr.Queue = append(sr.Queue, pr.queue.route.name)
+		sr.Lane = append(sr.Lane, pr.lane.lane)
+		sr.After = append(sr.After, pr.after)
+	}
+	jobs, err := p.db.Claim(ctx, claimLimit, sr)
+	if err != nil {
+		p.doubt(err, sr.Nonce)
+		return used, fmt.Errorf("claim: %w", err)
+	}
+	p.book.claimed(r, jobs, time.Now())
+	p.start(ctx, jobs, sr.Nonce)
+	return used + len(jobs), nil
+}
+
+// claimParked claims jobs of kinds known here that were parked elsewhere.
+func (p *poller) claimParked(ctx context.Context, permits int) (int, error) {
+	sr := store.ClaimRequest{Worker: p.worker, Nonce: int64(rand.Uint64()), LeaseMS: p.leaseMS, Limit: permits}
+	var kinds []string
+	for _, q := range p.book.queues {
+		budget := q.route.budget()
+		if budget == 0 {
+			continue
+		}
+		for kind := range q.route.kinds {
+			sr.Queue, kinds = append(sr.Queue, q.route.name), append(kinds, kind)
+			sr.Budget = append(sr.Budget, int32(budget/len(q.route.kinds)+1))
+		}
+	}
+	if len(kinds) == 0 {
+		return 0, nil
+	}
+	jobs, err := p.db.ClaimParked(ctx, claimLimit, sr, kinds)
+	if err != nil {
+		p.doubt(err, sr.Nonce)
+		return 0, fmt.Errorf("claim parked jobs: %w", err)
+	}
+	p.start(ctx, jobs, sr.Nonce)
+	return len(jobs), nil
+}
+
+// doubt remembers a claim whose commit may have gone through.
+func (p *poller) doubt(err error, nonce int64) {
+	if !store.Answered(err) {
+		p.doubtful = append(p.doubtful, nonce)
+	}
+}
+
+// adopt starts the jobs of claims that committed although their answer was
+// lost. Without it they would count as crashed when their lease expires.
+func (p *poller) adopt(ctx context.Context) error {
+	if len(p.doubtful) == 0 {
+		return nil
+	}
+	jobs, err := p.db.Adopt(ctx, claimLimit, p.worker, p.doubtful)
+	if err != nil {
+		return fmt.Errorf("look for claims in doubt: %w", err)
+	}
+	p.doubtful = nil
+	if len(jobs) == 0 {
+		return nil
+	}
+	p.log.InfoContext(ctx, "claims in doubt found", "jobs", len(jobs))
+	if err := p.global.Acquire(ctx, int64(len(jobs))); err != nil {
+		return err
+	}
+	byNonce := map[int64][]store.Claimed{}
+	for _, j := range jobs {
+		byNonce[j.Nonce] = append(byNonce[j.Nonce], j)
+	}
+	for nonce, jobs := range byNonce {
+		p.start(ctx, jobs, nonce)
+	}
+	return nil
+}
+
+// start makes claims of rows and hands them to the runner. It is called with a
+// global permit held for each.
+func (p *poller) start(ctx context.Context, rows []store.Claimed, nonce int64) {
+	if len(rows) == 0 {
+		return
+	}
+	slices.SortFunc(rows, byLane)
+	now := time.Now()
+	claims := make([]*claim, len(rows))
+	var apart [][16]byte
+	bytes := 0
+	for i := range rows {
+		c := newClaim(&rows[i], nonce, now)
+		c.route = p.routes.find(c.job.Queue)
+		c.route.inFlight.Add(1)
+		if c.route.window != nil {
+			c.route.window.enter(1)
+		}
+		if c.suspect {
+			p.suspects.Add(1)
+		}
+		if c.apart {
+			if bytes += int(rows[i].PayloadBytes); bytes <= maxPrefetch {
+				apart = append(apart, rows[i].ID)
+			}
+		}
+		claims[i] = c
+	}
+	p.stats.claimed.Add(int64(len(claims)))
+	p.stats.claims.Add(1)
+	if len(apart) > 0 {
+		// A job whose payload does not come with it fetches it itself.
+		if found, err := p.db.Payloads(ctx, claimLimit, apart); err == nil {
+			for _, c := range claims {
+				if payload, ok := found[c.job.ID]; ok {
+					c.job.Payload, c.job.Raw, c.apart = payload.JSON, payload.Raw, false
+				}
+			}
+		}
+	}
+	p.dispatch(claims)
+}
+
+func byLane(a, b store.Claimed) int {
+	if a.Lane != b.Lane {
+		return int(a.Lane) - int(b.Lane)
+	}
+	if a.Seq < b.Seq {
+		return -1
+	}
+	return 1
+}
+
+// newClaim makes the job of a claimed row.
+func newClaim(row *store.Claimed, nonce int64, now time.Time) *claim {
+	job := &Job{
+		ID: row.ID, Queue: row.Queue, Kind: row.Kind, Payload: row.Payload, Raw: row.Raw,
+		Priority: int(row.Priority), Attempt: int(row.Attempt), MaxAttempts: int(row.MaxAttempts),
+		ReprocessCount: int(row.ReprocessCount), CrashCount: int(row.CrashCount),
+		UniqueKey: deref(row.UniqueKey), Fingerprint: deref(row.Fingerprint), CreatedAt: row.CreatedAt,
+	}
+	job.fill(row.Errors, row.Props)
+	return &claim{
+		job: job, id: row.ClaimID, nonce: nonce, suspect: row.Lane == store.SuspectLane,
+		apart: row.PayloadBytes > 0, claimedAt: now, verdict: make(chan error, 1),
+	}
+}
+
+// fill decodes what the tables keep as JSON. A value that a newer program wrote
+// in a form unknown here is passed over, not lost: rows move as they are.
+func (j *Job) fill(errors, properties []byte) {
+	if errors != nil {
+		_ = json.Unmarshal(errors, &j.Errors)
+	}
+	if properties == nil {
+		return
+	}
+	var p props
+	_ = json.Unmarshal(properties, &p)
+	j.Metadata, j.TraceContext = p.Metadata, p.TraceContext
+	j.Timeout = time.Duration(p.TimeoutMS) * time.Millisecond
+	if p.TimeoutMS < 0 {
+		j.Timeout = NoTimeout
+	}
+	j.Retention = Retention{Archive: keepDuration(p.KeepArchive), DeadLetter: keepDuration(p.KeepDLQ)}
+	if p.ParentID != nil {
+		j.ParentID = *p.ParentID
+	}
+	if p.RootID != nil {
+		j.RootID = *p.RootID
+	}
+}
+
+func deref(s *string) string {
+	if s == nil {
+		return ""
+	}
+	return *s
+}

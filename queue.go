@@ -1,0 +1,117 @@
+package simplequeue
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/simplequeue/simplequeue/internal/store"
+)
+
+// SimpleQueue inserts, runs and inspects the jobs of one schema. It is safe for
+// concurrent use. Several may live in one process, and several schemas in one
+// database.
+type SimpleQueue struct {
+	opts   Options
+	pool   *pgxpool.Pool
+	db     *store.DB // on the caller's pool
+	routes *routes
+	log    *slog.Logger
+	stats  counters
+	wakes  *wakeups
+
+	ran    atomic.Bool
+	engine atomic.Pointer[engine] // while Run is going
+}
+
+// New returns a SimpleQueue on a pool. It neither connects nor starts anything:
+// it can insert and inspect at once, and [SimpleQueue.Run] makes it work.
+// An option that makes no sense is an [*InvalidOptionError].
+func New(pool *pgxpool.Pool, opts Options) (*SimpleQueue, error) {
+	if pool == nil {
+		return nil, &InvalidOptionError{"pool", nil, "must not be nil"}
+	}
+	opts, err := opts.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	q := &SimpleQueue{opts: opts, pool: pool, log: opts.Logger.With("schema", opts.Schema)}
+	if q.routes, err = newRoutes(&q.opts); err != nil {
+		return nil, err
+	}
+	q.db = &store.DB{Schema: store.NewSchema(opts.Schema), Pool: pool}
+	q.wakes = &wakeups{queue: q, channel: channelName(opts.Schema)}
+	return q, nil
+}
+
+// Run runs jobs until ctx is cancelled, and then stops: it claims nothing more,
+// lets running jobs finish within Options.Stop.Drain, cancels the others with
+// [ErrShutdown], gives back what does not return within Stop.Cancel, and writes
+// all outcomes within Stop.Flush. Jobs that are given back have not used an
+// attempt.
+//
+// Run returns nil after a clean stop, an error that says what was left over
+// after another, and [ErrSchema] at once when the schema is not there: see
+// package migrate. A database that cannot be reached is waited for. Run can be
+// called once.
+func (q *SimpleQueue) Run(ctx context.Context) error {
+	if q.routes.empty {
+		return errNoHandlers
+	}
+	if !q.ran.CompareAndSwap(false, true) {
+		return ErrRunning
+	}
+	e, err := newEngine(ctx, q)
+	if err != nil {
+		return err
+	}
+	q.engine.Store(e)
+	defer q.engine.Store(nil)
+	return e.run(ctx)
+}
+
+// SetQueuePermits changes how many jobs of a queue run at once in this process.
+// Jobs that run keep their permits; none starts until their number is below the
+// new limit.
+func (q *SimpleQueue) SetQueuePermits(queue string, permits int) error {
+	if problem := queueNameProblem(queue); problem != "" {
+		return &InvalidOptionError{"queue", queue, problem}
+	}
+	if permits < 1 {
+		return &InvalidOptionError{fmt.Sprintf("Queues[%q].Permits", queue), permits, "must be at least 1"}
+	}
+	q.routes.resize(queue, permits)
+	if e := q.engine.Load(); e != nil {
+		e.poller.wake()
+	}
+	return nil
+}
+
+// contextKey finds what runs in a handler's context.
+type contextKey struct{}
+
+type running struct {
+	queue *SimpleQueue
+	job   *Job
+}
+
+// FromContext returns the queue that runs the handler whose context ctx is, or
+// nil outside a handler. Jobs inserted with such a context know the job whose
+// handler inserted them as their parent.
+func FromContext(ctx context.Context) *SimpleQueue {
+	if r, ok := ctx.Value(contextKey{}).(*running); ok {
+		return r.queue
+	}
+	return nil
+}
+
+// JobFromContext returns the job whose handler runs with ctx, or nil.
+func JobFromContext(ctx context.Context) *Job {
+	if r, ok := ctx.Value(contextKey{}).(*running); ok {
+		return r.job
+	}
+	return nil
+}

@@ -1,0 +1,306 @@
+// Package reaper finds jobs whose worker has died and makes them runnable again,
+// or ends them when their attempts are used up or they have taken too many
+// workers with them. It also notes live jobs that share a fingerprint.
+//
+// A worker runs one by itself. It can also run alone; any number may run at
+// once. All staleness is judged by the database's clock.
+package reaper
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/simplequeue/simplequeue/internal/store"
+)
+
+// Options configures a Reaper. The zero value works.
+type Options struct {
+	Schema     string        // default "simplequeue"
+	Interval   time.Duration // between sweeps, default 5 s
+	MaxCrashes int           // in a row, before a job is bad; default 3
+	Logger     *slog.Logger  // default slog.Default()
+	// OnSweep is called after each sweep of Run, with its result and its error.
+	OnSweep func(Result, error)
+}
+
+const (
+	batch = 500
+	limit = 30 * time.Second
+)
+
+// Reaper is safe for concurrent use.
+type Reaper struct {
+	db   *store.DB
+	opts Options
+}
+
+// New returns a Reaper on a pool.
+func New(pool *pgxpool.Pool, opts Options) (*Reaper, error) {
+	if opts.Schema == "" {
+		opts.Schema = "simplequeue"
+	}
+	if opts.Interval == 0 {
+		opts.Interval = 5 * time.Second
+	}
+	if opts.MaxCrashes == 0 {
+		opts.MaxCrashes = 3
+	}
+	if opts.Logger == nil {
+		opts.Logger = slog.Default()
+	}
+	if opts.Interval < 0 || opts.MaxCrashes < 0 {
+		return nil, fmt.Errorf("reaper: Options.Interval = %v, MaxCrashes = %d: must be positive, or 0 for the defaults of 5s and 3",
+			opts.Interval, opts.MaxCrashes)
+	}
+	return &Reaper{db: &store.DB{Schema: store.NewSchema(opts.Schema), Pool: pool}, opts: opts}, nil
+}
+
+// Result is what one sweep did.
+type Result struct {
+	Requeued   int // runnable again
+	Failed     int // the crash used the last attempt
+	Bad        int // crashed too often in a row
+	Cancelled  int // had been asked to stop
+	Duplicates int // jobs found to share a fingerprint with an older live one
+}
+
+// Reaped is how many abandoned jobs were found.
+func (r Result) Reaped() int { return r.Requeued + r.Failed + r.Bad + r.Cancelled }
+
+// Run sweeps until ctx ends and returns its error. Failed sweeps are logged and
+// tried again at the next interval.
+//
+// Leases age only while sweeps can run: after a time in which none could, every
+// lease counts from the first sweep that did. An outage of the database thus
+// takes no job from a worker that lives.
+func (r *Reaper) Run(ctx context.Context) error {
+	failing := false
+	for {
+		result, err := r.sweep(ctx)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil && !failing {
+			r.opts.Logger.ErrorContext(ctx, "reaper sweep failed", "err", err)
+		}
+		failing = err != nil
+		if r.opts.OnSweep != nil {
+			r.opts.OnSweep(result, err)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(r.opts.Interval - r.opts.Interval/10 + rand.N(r.opts.Interval/5+1)):
+		}
+	}
+}
+
+// One process sweeps per interval. A gap of more than one and a half intervals
+// means that nobody could.
+var markSweep = store.Define(`
+INSERT INTO {schema}.job_sweep AS s (name, swept_at, continuous_since)
+VALUES ('reaper', clock_timestamp(), clock_timestamp())
+ON CONFLICT (name) DO UPDATE SET
+    swept_at = excluded.swept_at,
+    continuous_since = CASE WHEN excluded.swept_at - s.swept_at > $1::bigint * interval '1.5 milliseconds'
+                            THEN excluded.swept_at ELSE s.continuous_since END
+WHERE s.swept_at < clock_timestamp() - $1::bigint * interval '0.5 milliseconds'
+RETURNING true`)
+
+func (r *Reaper) sweep(ctx context.Context) (Result, error) {
+	mine := false
+	err := r.db.Tx(ctx, limit, store.Step{
+		Statement: markSweep, Args: []any{r.opts.Interval.Milliseconds()},
+		Scan: func(pgx.Rows) error { mine = true; return nil },
+	})
+	if err != nil || !mine {
+		return Result{}, err
+	}
+	return r.Once(ctx)
+}
+
+// Once makes one sweep now. It judges leases as they stand: call it only where
+// workers have been able to reach the database for the length of a lease.
+func (r *Reaper) Once(ctx context.Context) (Result, error) {
+	var total Result
+	for {
+		found, n, err := r.reap(ctx)
+		if err != nil {
+			return total, err
+		}
+		total.Requeued += found.Requeued
+		total.Failed += found.Failed
+		total.Bad += found.Bad
+		total.Cancelled += found.Cancelled
+		if n < batch {
+			break
+		}
+	}
+	if total.Reaped() > 0 {
+		r.opts.Logger.WarnContext(ctx, "jobs of dead workers found",
+			"requeued", total.Requeued, "failed", total.Failed, "bad_job", total.Bad, "cancelled", total.Cancelled)
+	}
+	if err := r.db.Tx(ctx, limit, store.Step{Statement: forgetLeases}, store.Step{Statement: forgetRequests}); err != nil {
+		return total, err
+	}
+	var err error
+	total.Duplicates, err = r.markDuplicates(ctx)
+	return total, err
+}
+
+var lockStale = store.Define(`
+SELECT r.claim_id, r.claim_nonce
+FROM {schema}.job_running AS r
+LEFT JOIN {schema}.job_lease AS l ON l.claim_id = r.claim_id AND l.claim_nonce = r.claim_nonce
+WHERE greatest(r.claimed_at, l.beat_at, (SELECT s.continuous_since FROM {schema}.job_sweep AS s WHERE s.name = 'reaper'))
+      + r.lease_ms * interval '1 millisecond' < clock_timestamp()
+ORDER BY r.claim_id
+LIMIT $1::integer
+FOR UPDATE OF r SKIP LOCKED`)
+
+// The rows are locked, so their owners can settle no more; a beat that came
+// before the lock is seen by this statement's snapshot and saves its job.
+var moveStale = store.Define(`
+WITH moved AS (
+    DELETE FROM {schema}.job_running AS r
+    USING unnest($1::bigint[], $2::bigint[]) AS s(claim_id, claim_nonce)
+    WHERE r.claim_id = s.claim_id AND r.claim_nonce = s.claim_nonce
+      AND NOT EXISTS (
+          SELECT FROM {schema}.job_lease AS l
+          WHERE l.claim_id = r.claim_id AND l.claim_nonce = r.claim_nonce
+            AND l.beat_at + r.lease_ms * interval '1 millisecond' >= clock_timestamp())
+    RETURNING {r.job}, r.claim_id, r.claim_nonce, r.claimed_at, r.worker_id, r.seq
+), judged AS MATERIALIZED (
+    SELECT m.id, m.created_at, m.attempt, m.max_attempts, m.reprocess_count, m.crash_count + 1 AS crash_count, m.payload_bytes,
+           m.priority, m.queue, m.kind, m.unique_scope, m.unique_key, m.fingerprint, m.payload, m.raw, m.props,
+           m.claimed_at, m.worker_id, m.seq, c.reason AS cancel_reason,
+           CASE WHEN c.claim_id IS NOT NULL THEN 'cancelled'
+                WHEN m.crash_count + 1 >= $3::integer THEN 'bad_job'
+                WHEN m.attempt >= m.max_attempts THEN 'failed' END AS state,
+           {schema}.append_error(m.errors, m.attempt, 'worker_lost', 'worker lost: no heartbeat of its claim', NULL) AS errors
+    FROM moved AS m
+    LEFT JOIN {schema}.job_cancel AS c ON c.claim_id = m.claim_id AND c.claim_nonce = m.claim_nonce
+), queued AS (
+    INSERT INTO {schema}.job_queue ({job}, seq, lane)
+    SELECT {j.job}, j.seq, -2
+    FROM judged AS j
+    WHERE j.state IS NULL
+), finished AS (
+    INSERT INTO {schema}.job_finished ({job}, started_at, worker_id, state, reason)
+    SELECT {j.job}, j.claimed_at, j.worker_id, j.state,
+           CASE j.state WHEN 'cancelled' THEN coalesce(nullif(j.cancel_reason, ''), 'cancelled while running')
+                        WHEN 'bad_job' THEN 'crashed ' || j.crash_count || ' times in a row'
+                        ELSE 'worker lost' END
+    FROM judged AS j
+    WHERE j.state IS NOT NULL
+), released AS (
+    DELETE FROM {schema}.job_unique AS u
+    USING judged AS j
+    WHERE j.state IS NOT NULL AND u.scope = j.unique_scope AND u.key = j.unique_key AND u.job_id = j.id
+), unmarked AS (
+    DELETE FROM {schema}.job_fingerprint AS f
+    USING judged AS j
+    WHERE j.state IS NOT NULL AND f.fingerprint = j.fingerprint AND f.job_id = j.id
+)
+SELECT coalesce(j.state, '') FROM judged AS j`)
+
+// reap moves one batch and returns how many stale rows it locked.
+func (r *Reaper) reap(ctx context.Context) (found Result, locked int, err error) {
+	err = r.db.InTx(ctx, limit, func(ctx context.Context, tx pgx.Tx) error {
+		rows, err := tx.Query(ctx, r.db.SQL(lockStale), batch)
+		if err != nil {
+			return err
+		}
+		var ids, nonces []int64
+		var id, nonce int64
+		if _, err := pgx.ForEachRow(rows, []any{&id, &nonce}, func() error {
+			ids, nonces = append(ids, id), append(nonces, nonce)
+			return nil
+		}); err != nil || len(ids) == 0 {
+			return err
+		}
+		locked = len(ids)
+		if rows, err = tx.Query(ctx, r.db.SQL(moveStale), ids, nonces, r.opts.MaxCrashes); err != nil {
+			return err
+		}
+		var state string
+		_, err = pgx.ForEachRow(rows, []any{&state}, func() error {
+			switch state {
+			case "":
+				found.Requeued++
+			case "failed":
+				found.Failed++
+			case "bad_job":
+				found.Bad++
+			case "cancelled":
+				found.Cancelled++
+			}
+			return nil
+		})
+		return err
+	})
+	return found, locked, err
+}
+
+// A beat and the end of its claim may cross; what is left over goes here.
+var (
+	forgetLeases = store.Define(`
+DELETE FROM {schema}.job_lease AS l
+WHERE l.beat_at < clock_timestamp() - interval '10 seconds'
+  AND NOT EXISTS (
+      SELECT FROM {schema}.job_running AS r
+      WHERE r.claim_id = l.claim_id AND r.claim_nonce = l.claim_nonce)`)
+	forgetRequests = store.Define(`
+DELETE FROM {schema}.job_cancel AS c
+WHERE NOT EXISTS (
+    SELECT FROM {schema}.job_running AS r
+    WHERE r.claim_id = c.claim_id AND r.claim_nonce = c.claim_nonce)`)
+)
+
+// Each live job with a fingerprint is looked at once, so the cost is that of
+// the new ones, not of the live ones. Ids of jobs order by their time.
+var markDuplicates = store.Define(`
+WITH unchecked AS (
+    SELECT f.fingerprint, f.job_id
+    FROM {schema}.job_fingerprint AS f
+    WHERE NOT f.checked
+    ORDER BY f.job_id
+    LIMIT $1::integer
+    FOR UPDATE SKIP LOCKED
+), marked AS (
+    UPDATE {schema}.job_fingerprint AS f
+    SET checked = true,
+        duplicate_of = (
+            SELECT older.job_id
+            FROM {schema}.job_fingerprint AS older
+            WHERE older.fingerprint = f.fingerprint AND older.job_id < f.job_id
+            ORDER BY older.job_id
+            LIMIT 1)
+    FROM unchecked AS u
+    WHERE f.fingerprint = u.fingerprint AND f.job_id = u.job_id
+    RETURNING f.duplicate_of
+)
+SELECT count(*), count(m.duplicate_of) FROM marked AS m`)
+
+func (r *Reaper) markDuplicates(ctx context.Context) (found int, err error) {
+	for {
+		var checked, duplicates int
+		err := r.db.Tx(ctx, limit, store.Step{
+			Statement: markDuplicates, Args: []any{batch},
+			Scan: func(row pgx.Rows) error { return row.Scan(&checked, &duplicates) },
+		})
+		if err != nil {
+			return found, err
+		}
+		found += duplicates
+		if checked < batch {
+			return found, nil
+		}
+	}
+}

@@ -1,0 +1,223 @@
+package simplequeue
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"sort"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/simplequeue/simplequeue/backoff"
+)
+
+// routes finds the handler of a queue: by its exact name, else by the longest
+// prefix. What is found is kept, since permits belong to a queue.
+type routes struct {
+	opts     *Options
+	exact    map[string]Handler
+	prefixes []prefixRoute // longest first
+	empty    bool
+
+	mu     sync.RWMutex
+	queues map[string]*queueRoute // nil for a queue nobody here serves
+	limits map[string]int         // set by SetQueuePermits before a queue was met
+}
+
+type prefixRoute struct {
+	prefix  string
+	handler Handler
+}
+
+// queueRoute is a queue that this process serves, with what its jobs share.
+type queueRoute struct {
+	name      string
+	handler   Handler
+	permitter Permitter       // nil if the handler has no permit of its own
+	kinds     map[string]bool // nil if it takes every kind
+	permits   *permits
+	window    *window // nil without permitter
+	inFlight  atomic.Int64
+	backoff   func(job *Job, err error) time.Duration
+	timeout   time.Duration
+	retention Retention
+}
+
+func newRoutes(opts *Options) (*routes, error) {
+	r := &routes{
+		opts: opts, exact: map[string]Handler{}, empty: len(opts.Handlers) == 0,
+		queues: map[string]*queueRoute{}, limits: map[string]int{},
+	}
+	seen := map[string]bool{}
+	for i, h := range opts.Handlers {
+		option := fmt.Sprintf("Handlers[%d]", i)
+		if h == nil {
+			return nil, &InvalidOptionError{option, nil, "must not be nil"}
+		}
+		patterns := []string{h.Queue()}
+		if m, ok := find[Multi](h); ok {
+			patterns = m.Queues()
+		}
+		if len(patterns) == 0 {
+			return nil, &InvalidOptionError{option, h, "serves no queue"}
+		}
+		for _, p := range patterns {
+			if seen[p] {
+				return nil, &InvalidOptionError{option, p, "is served by an earlier handler"}
+			}
+			seen[p] = true
+			if prefix, ok := strings.CutSuffix(p, "*"); ok {
+				if problem := queueNameProblem(prefix); prefix != "" && problem != "" {
+					return nil, &InvalidOptionError{option, p, "prefix " + problem}
+				}
+				r.prefixes = append(r.prefixes, prefixRoute{prefix, h})
+				continue
+			}
+			if problem := queueNameProblem(p); problem != "" {
+				return nil, &InvalidOptionError{option, p, "queue " + problem}
+			}
+			r.exact[p] = h
+		}
+	}
+	sort.SliceStable(r.prefixes, func(i, j int) bool { return len(r.prefixes[i].prefix) > len(r.prefixes[j].prefix) })
+	return r, nil
+}
+
+// names lists what is served, for operators.
+func (r *routes) names() []string {
+	names := []string{}
+	for name := range r.exact {
+		names = append(names, name)
+	}
+	for _, p := range r.prefixes {
+		names = append(names, p.prefix+"*")
+	}
+	slices.Sort(names)
+	return names
+}
+
+// find returns the route of a queue, or nil if nobody here serves it.
+func (r *routes) find(queue string) *queueRoute {
+	r.mu.RLock()
+	q, known := r.queues[queue]
+	r.mu.RUnlock()
+	if known {
+		return q
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if q, known := r.queues[queue]; known {
+		return q
+	}
+	q = r.build(queue)
+	r.queues[queue] = q
+	return q
+}
+
+func (r *routes) build(queue string) *queueRoute {
+	h, ok := r.exact[queue]
+	for i := 0; !ok && i < len(r.prefixes); i++ {
+		if strings.HasPrefix(queue, r.prefixes[i].prefix) {
+			h, ok = r.prefixes[i].handler, true
+		}
+	}
+	if !ok {
+		return nil
+	}
+	for _, m := range slices.Backward(r.opts.Middleware) {
+		h = m(h)
+	}
+	o := r.opts.Queues[queue]
+	q := &queueRoute{
+		name: queue, handler: h, permits: newPermits(r.limit(queue)),
+		timeout: r.opts.Timeout, retention: o.Retention.or(r.opts.Retention),
+	}
+	if o.Timeout != 0 {
+		q.timeout = o.Timeout
+	}
+	policy := r.opts.Backoff
+	if o.Backoff != nil {
+		policy = o.Backoff
+	}
+	q.backoff = delayBy(policy)
+	if p, ok := find[Permitter](h); ok {
+		q.permitter, q.window = p, newWindow()
+	}
+	if m, ok := find[*Mux](h); ok {
+		q.kinds = map[string]bool{}
+		for _, k := range m.knownKinds() {
+			q.kinds[k] = true
+		}
+	}
+	return q
+}
+
+func (r *routes) limit(queue string) int {
+	if n, ok := r.limits[queue]; ok {
+		return n
+	}
+	if n := r.opts.Queues[queue].Permits; n > 0 {
+		return n
+	}
+	return r.opts.QueuePermits
+}
+
+// resize changes the permits of a queue, met or not.
+func (r *routes) resize(queue string, limit int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.limits[queue] = limit
+	if q := r.queues[queue]; q != nil {
+		q.permits.resize(limit)
+	}
+}
+
+// served lists the queues met so far.
+func (r *routes) served() []*queueRoute {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	list := make([]*queueRoute, 0, len(r.queues))
+	for _, q := range r.queues {
+		if q != nil {
+			list = append(list, q)
+		}
+	}
+	return list
+}
+
+// budget is how many more jobs of the queue may be claimed.
+func (q *queueRoute) budget() int {
+	limit, _ := q.permits.state()
+	n := limit - int(q.inFlight.Load())
+	if q.window != nil {
+		n = min(n, q.window.room())
+	}
+	return max(0, n)
+}
+
+// delayBy gives a policy the job and the error if it wants them, and bounds
+// what comes back. A policy that panics must not cost the job its outcome.
+func delayBy(p backoff.Policy) func(*Job, error) time.Duration {
+	return func(job *Job, err error) (d time.Duration) {
+		defer func() {
+			if recover() != nil {
+				d = backoff.Clamp(backoff.Default.Delay(job.Attempt))
+			}
+		}()
+		if f, ok := p.(BackoffFunc); ok {
+			return backoff.Clamp(f(job, err))
+		}
+		return backoff.Clamp(p.Delay(job.Attempt))
+	}
+}
+
+// or fills the zero fields of r from above.
+func (r Retention) or(above Retention) Retention {
+	def(&r.Archive, above.Archive)
+	def(&r.DeadLetter, above.DeadLetter)
+	return r
+}
+
+var errNoHandlers = errors.New("simplequeue: Options.Handlers is empty: Run has nothing to run")

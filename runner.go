@@ -1,0 +1,276 @@
+package simplequeue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/semaphore"
+
+	"github.com/simplequeue/simplequeue/internal/store"
+)
+
+// runner runs claims, each in a goroutine of its own.
+type runner struct {
+	queue          *SimpleQueue
+	payloads       claimer
+	ctx            context.Context // of the handlers; cancelled with ErrShutdown when draining is over
+	flush          context.Context // in which outcomes are accepted
+	global         *semaphore.Weighted
+	permitWait     time.Duration
+	stuckAfter     time.Duration
+	maxReschedules int
+	completer      *completer
+	beater         *beater
+	freed          func(*claim)
+	log            *slog.Logger
+	stats          *counters
+	refusing       atomic.Bool // claims that arrive now are given back unrun
+
+	jobs sync.WaitGroup
+}
+
+// start runs claims that hold a global permit each.
+func (r *runner) start(claims []*claim) {
+	r.beater.add(claims)
+	r.jobs.Add(len(claims))
+	for _, c := range claims {
+		go r.run(c)
+	}
+}
+
+// attempt is what became of one call of a handler.
+type attempt struct {
+	err      error
+	cause    error // of the context's end, nil if it has not ended
+	deferral bool  // err is a permit's
+	returned bool
+}
+
+// run is the life of a job in this process. Everything that must happen once
+// the handler has returned is deferred: a handler may panic, or end its
+// goroutine by runtime.Goexit.
+func (r *runner) run(c *claim) {
+	defer r.jobs.Done()
+	ctx, cancel := context.WithCancelCause(context.WithValue(r.ctx, contextKey{}, &running{queue: r.queue, job: c.job}))
+	defer cancel(nil)
+	r.stats.running.Add(1)
+	beat := startHeartbeat(ctx, c, cancel, r.stuckAfter, func() { r.stuck(c) })
+	a := attempt{}
+	defer func() {
+		beat.end()
+		r.finish(c, &a)
+	}()
+	if r.refusing.Load() {
+		a.err, a.returned = errGiveBack, true
+		return
+	}
+	r.permitted(ctx, c, &a)
+}
+
+// permitted runs the handler under the queue's permit and the handler's own.
+func (r *runner) permitted(ctx context.Context, c *claim, a *attempt) {
+	left := false
+	leave := func(granted bool) {
+		if c.route.window != nil && !left {
+			left = true
+			c.route.window.leave(granted)
+		}
+	}
+	defer leave(false)
+	defer r.recoverInto(a, ctx)
+
+	if c.route.kinds != nil && !c.route.kinds[c.job.Kind] {
+		leave(true)
+		a.err, a.returned = errPark, true
+		return
+	}
+	wait, stop := context.WithTimeout(ctx, r.permitWait)
+	defer stop()
+	if err := c.route.permits.acquire(wait); err != nil {
+		a.err, a.cause, a.returned = errGiveBack, context.Cause(ctx), true
+		return
+	}
+	defer c.route.permits.release()
+
+	if c.route.permitter != nil {
+		release, err := c.route.permitter.Acquire(wait, c.job)
+		if err != nil {
+			a.permit(ctx, wait, err)
+			return
+		}
+		if release != nil {
+			defer r.releasePermit(c, release)
+		}
+	}
+	stop()
+	leave(true)
+	r.process(ctx, c, a)
+}
+
+// permit sorts the error of a handler's permit: not granted in time, or what
+// the error says.
+func (a *attempt) permit(ctx, wait context.Context, err error) {
+	a.returned, a.deferral, a.err = true, true, err
+	if ctx.Err() != nil {
+		a.cause = context.Cause(ctx)
+	} else if wait.Err() != nil && errors.Is(err, wait.Err()) {
+		a.err = errGiveBack
+	}
+}
+
+// releasePermit gives a handler's permit back. The outcome stands even if that
+// panics.
+func (r *runner) releasePermit(c *claim, release func()) {
+	defer func() {
+		if p := recover(); p != nil {
+			r.log.Error("release of a handler's permit panicked", "job_id", c.job.ID, "queue", c.job.Queue, "err", p)
+		}
+	}()
+	release()
+}
+
+func (r *runner) process(ctx context.Context, c *claim, a *attempt) {
+	if c.apart {
+		if err := r.fetch(ctx, c); err != nil {
+			a.err, a.returned = errGiveBack, true
+			return
+		}
+	}
+	timeout := c.route.timeout
+	if c.job.Timeout != 0 {
+		timeout = c.job.Timeout
+	}
+	if timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, timeout, ErrTimeout)
+		defer cancel()
+	}
+	// The heartbeat watches the outer context, which a timeout does not end.
+	if timeout > 0 && r.stuckAfter >= 0 {
+		t := time.AfterFunc(timeout+r.stuckAfter, func() { r.stuck(c) })
+		defer t.Stop()
+	}
+	defer func() {
+		if ctx.Err() != nil {
+			a.cause = context.Cause(ctx)
+		}
+	}()
+	a.err = c.route.handler.Process(ctx, c.job)
+	a.returned = true
+}
+
+// recoverInto turns a panic or runtime.Goexit into a failed attempt. It is the
+// one place that recovers a handler's panics.
+func (r *runner) recoverInto(a *attempt, ctx context.Context) {
+	if a.returned {
+		return
+	}
+	if p := recover(); p != nil {
+		a.err = &panicError{text: fmt.Sprintf("panic: %v", p), stack: string(debug.Stack())}
+	} else {
+		a.err = &panicError{text: "handler ended its goroutine (runtime.Goexit)", stack: string(debug.Stack())}
+	}
+	a.returned, a.deferral = true, false
+	if a.cause == nil && ctx.Err() != nil {
+		a.cause = context.Cause(ctx)
+	}
+}
+
+// fetch gets a payload that did not come with the claim.
+func (r *runner) fetch(ctx context.Context, c *claim) error {
+	found, err := r.payloads.Payloads(ctx, claimLimit, [][16]byte{c.job.ID})
+	if err != nil {
+		return err
+	}
+	p, ok := found[c.job.ID]
+	if !ok {
+		return fmt.Errorf("payload of job %v is gone", c.job.ID)
+	}
+	c.job.Payload, c.job.Raw, c.apart = p.JSON, p.Raw, false
+	return nil
+}
+
+var (
+	errGiveBack = &outcome{action: actGiveBack}
+	errPark     = &outcome{action: actPark}
+)
+
+// finish hands the outcome to the completer and frees what the job held.
+func (r *runner) finish(c *claim, a *attempt) {
+	mine := true
+	if errors.Is(a.cause, ErrLeaseLost) {
+		mine = c.settled.CompareAndSwap(false, true) // there is nothing left to settle
+	} else {
+		mine = r.completer.accept(r.flush, outcomeOf{claim: c, verdict: r.decide(c, a)})
+	}
+	if !mine {
+		r.stats.stuck.Add(-1) // it was given up as stuck, or abandoned by a stop
+	}
+	c.route.inFlight.Add(-1)
+	r.stats.running.Add(-1)
+	r.global.Release(1)
+	r.freed(c)
+}
+
+func (r *runner) decide(c *claim, a *attempt) verdict {
+	p := policy{backoff: c.route.backoff, maxReschedules: r.maxReschedules}
+	return decide(c.job, a.err, a.cause, a.deferral, p)
+}
+
+// stuck gives up on a handler that does not return although its context has
+// ended: the attempt is recorded as failed, so that the job goes on elsewhere;
+// the permits stay taken until the handler returns.
+func (r *runner) stuck(c *claim) {
+	a := attempt{err: errors.New("handler did not return after its context had ended"), returned: true}
+	if r.completer.accept(r.flush, outcomeOf{claim: c, verdict: r.decide(c, &a)}) {
+		r.stats.stuck.Add(1)
+		r.log.Error("handler does not return although its context has ended", "job_id", c.job.ID,
+			"queue", c.job.Queue, "kind", c.job.Kind, "attempt", c.job.Attempt)
+	}
+}
+
+// abandon gives back the claims whose handlers have not returned at the end of a
+// stop. What they return later has no effect. It reports how many there were.
+func (r *runner) abandon(ctx context.Context) (abandoned int) {
+	for _, c := range r.beater.unsettled() {
+		if !r.completer.accept(ctx, outcomeOf{claim: c, verdict: verdict{action: actGiveBack}}) {
+			continue
+		}
+		abandoned++
+		r.stats.stuck.Add(1)
+		r.log.Error("handler still running at the end of the stop, job given back", "job_id", c.job.ID,
+			"queue", c.job.Queue, "kind", c.job.Kind, "attempt", c.job.Attempt)
+	}
+	return abandoned
+}
+
+// wakesFor lists the lanes into which a batch of written outcomes has put jobs,
+// and in how long the first retry is due.
+func wakesFor(batch []outcomeOf) (lanes []store.Lane, due time.Duration, waits bool) {
+	seen := map[store.Lane]bool{}
+	for _, o := range batch {
+		switch {
+		case o.verdict.action == actGiveBack:
+			l := store.Lane{Queue: o.claim.job.Queue, Priority: store.FrontLane}
+			if o.claim.suspect {
+				l.Priority = store.SuspectLane
+			}
+			if !seen[l] {
+				seen[l] = true
+				lanes = append(lanes, l)
+			}
+		case o.verdict.state == "" && o.verdict.at.IsZero():
+			if !waits || o.verdict.after < due {
+				due = o.verdict.after
+			}
+			waits = true
+		}
+	}
+	return lanes, due, waits
+}

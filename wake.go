@@ -1,0 +1,130 @@
+package simplequeue
+
+import (
+	"context"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/simplequeue/simplequeue/internal/store"
+)
+
+// wakeups tells workers that there is work: those of this process directly,
+// others by a notification. PostgreSQL lets one transaction at a time commit a
+// notification, so they are sent outside the inserting transactions, by one
+// goroutine, for all lanes that have gathered.
+type wakeups struct {
+	queue   *SimpleQueue
+	channel string
+
+	mu      sync.Mutex
+	lanes   map[store.Lane]bool
+	cancel  bool // a running job is to be cancelled
+	sending bool
+	done    sync.WaitGroup
+}
+
+const (
+	wakeGap   = 5 * time.Millisecond // between two notifications of a process
+	wakeLimit = 5 * time.Second
+)
+
+// jobs wakes workers for lanes into which jobs have been put. Where this process
+// has permits to run them itself, it does not bother the others.
+func (w *wakeups) jobs(lanes []store.Lane) {
+	if len(lanes) == 0 {
+		return
+	}
+	var remote []store.Lane
+	if e := w.queue.engine.Load(); e != nil {
+		e.poller.hint(lanes)
+		for _, l := range lanes {
+			if r := w.queue.routes.find(l.Queue); r == nil || r.budget() == 0 || e.saturated() {
+				remote = append(remote, l)
+			}
+		}
+	} else {
+		remote = lanes
+	}
+	if w.queue.opts.PollOnly || len(remote) == 0 {
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.lanes == nil {
+		w.lanes = map[store.Lane]bool{}
+	}
+	for _, l := range remote {
+		w.lanes[l] = true
+	}
+	w.send()
+}
+
+// cancels tells workers that running jobs are to be cancelled.
+func (w *wakeups) cancels() {
+	if e := w.queue.engine.Load(); e != nil {
+		e.lookForCancels()
+	}
+	if w.queue.opts.PollOnly {
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.cancel = true
+	w.send()
+}
+
+// send starts the sender unless it is at work. w.mu is held.
+func (w *wakeups) send() {
+	if w.sending {
+		return
+	}
+	w.sending = true
+	w.done.Add(1)
+	go w.sender()
+}
+
+// sender sends what has gathered until nothing is left. A notification that
+// cannot be sent is dropped: the poll interval finds the jobs.
+func (w *wakeups) sender() {
+	defer w.done.Done()
+	for {
+		message, ok := w.take()
+		if !ok {
+			return
+		}
+		ctx, stop := context.WithTimeout(context.Background(), wakeLimit)
+		db := w.queue.db
+		if e := w.queue.engine.Load(); e != nil {
+			db = e.db
+		}
+		if err := db.Notify(ctx, wakeLimit, w.channel, message); err != nil {
+			w.queue.log.Debug("wake-up not sent", "err", err)
+		}
+		stop()
+		t := time.NewTimer(wakeGap)
+		<-t.C
+	}
+}
+
+func (w *wakeups) take() (message string, ok bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.lanes) == 0 && !w.cancel {
+		w.sending = false
+		return "", false
+	}
+	lanes := make([]store.Lane, 0, len(w.lanes))
+	for l := range w.lanes {
+		lanes = append(lanes, l)
+	}
+	var parts []string
+	if len(lanes) > 0 {
+		parts = append(parts, encodeWake(lanes))
+	}
+	if w.cancel {
+		parts = append(parts, noteCancel)
+	}
+	w.lanes, w.cancel = nil, false
+	return strings.Join(parts, "\n"), true
+}
