@@ -105,16 +105,17 @@ func (c *completer) run(ctx context.Context) {
 // doubtful means that an earlier try may have written them.
 func (c *completer) flush(ctx context.Context, batch []outcomeOf, doubtful bool) {
 	retry := newRetry()
+	aside := c.aside
 	for {
-		moved, err := c.write(ctx, batch, c.aside)
+		moved, err := c.write(ctx, batch, aside)
 		if store.NoPartition(err) {
-			if e := c.makePartitions(ctx, batch); e != nil && store.Answered(e) {
-				c.log.ErrorContext(ctx, "partition missing and not made, outcomes set aside", "err", e)
-				moved, err = c.write(ctx, batch, true)
-			} else if e == nil {
+			if err = c.makePartitions(ctx, batch); err == nil {
+				moved, err = c.write(ctx, batch, aside)
+			}
+			if err != nil && store.Answered(err) && !aside {
+				c.log.ErrorContext(ctx, "partition missing and not made, outcomes set aside", "err", err)
+				aside = true
 				continue
-			} else {
-				err = e
 			}
 		}
 		c.health.report(err)

@@ -152,24 +152,23 @@ func (b *beater) run(ctx context.Context) {
 			return
 		}
 		b.health.report(err)
-		switch {
-		case err == nil:
+		if err == nil {
 			refusedSince = time.Time{}
 			wait = max(b.interval-time.Since(started), b.interval/5)
-		default:
-			wait = b.interval / 5
-			if !store.Answered(err) {
-				refusedSince = time.Time{}
-				break
-			}
-			if refusedSince.IsZero() {
-				refusedSince = started
-			}
-			// Others can reach the database, so the leases are lost by now.
-			if time.Since(refusedSince) > b.lease {
-				b.log.ErrorContext(ctx, "heartbeats refused for the length of a lease, leases given up", "err", err)
-				b.loseAll()
-			}
+			continue
+		}
+		wait = b.interval / 5
+		if !store.Answered(err) {
+			refusedSince = time.Time{}
+			continue
+		}
+		if refusedSince.IsZero() {
+			refusedSince = started
+		}
+		// Others can reach the database, so the leases are lost by now.
+		if time.Since(refusedSince) > b.lease {
+			b.log.ErrorContext(ctx, "heartbeats refused for the length of a lease, leases given up", "err", err)
+			b.loseAll()
 		}
 	}
 }

@@ -86,7 +86,7 @@ func (q *SimpleQueue) insertPlain(ctx context.Context, b *batch) error {
 	}
 	defer conn.Release()
 	var pipe pgx.Batch
-	pipe.Queue("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE")
+	pipe.Queue("BEGIN ISOLATION LEVEL READ COMMITTED")
 	for _, columns := range b.chunks() {
 		text, args := q.db.InsertPlain(columns, "", "")
 		pipe.Queue(text, args...)
@@ -107,7 +107,7 @@ func (q *SimpleQueue) insertKeyed(ctx context.Context, b *batch) error {
 		return fmt.Errorf("simplequeue: no connection to insert on: %w", err)
 	}
 	defer conn.Release()
-	err = pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{IsoLevel: pgx.ReadCommitted, AccessMode: pgx.ReadWrite}, func(tx pgx.Tx) error {
+	err = pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
 		return q.insertRows(ctx, pgxQuerier{tx}, b, "")
 	})
 	if err != nil && !errors.Is(err, ErrUniqueContention) {

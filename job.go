@@ -129,8 +129,6 @@ type Job struct {
 	RootID         uuid.UUID     // the first job of that chain
 	CreatedAt      time.Time
 	Errors         []AttemptError // failed attempts, oldest first, at most ten
-
-	props props // what props held, so that nothing of a newer job is lost
 }
 
 // AttemptError is the record of one failed attempt.

@@ -194,8 +194,17 @@ func (p *poller) refreshLanes(ctx context.Context) error {
 
 // takePermits waits for the threshold and takes all that is free beyond it.
 func (p *poller) takePermits(ctx context.Context) (int, error) {
-	if err := p.global.Acquire(ctx, p.threshold); err != nil {
-		return 0, err
+	for !p.global.TryAcquire(p.threshold) {
+		wait, cancel := context.WithTimeout(ctx, silentFor/5)
+		err := p.global.Acquire(wait, p.threshold)
+		cancel()
+		if err == nil {
+			break
+		}
+		if ctx.Err() != nil {
+			return 0, err
+		}
+		p.health.alive() // every permit is in use, which is no problem
 	}
 	n := p.threshold
 	for step := int64(512); step > 0; step /= 2 {

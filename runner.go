@@ -203,7 +203,7 @@ var (
 
 // finish hands the outcome to the completer and frees what the job held.
 func (r *runner) finish(c *claim, a *attempt) {
-	mine := true
+	var mine bool
 	if errors.Is(a.cause, ErrLeaseLost) {
 		mine = c.settled.CompareAndSwap(false, true) // there is nothing left to settle
 	} else {

@@ -22,7 +22,7 @@ BEGIN
 END
 $prepare$;
 INSERT INTO "simplequeue".schema_migration (version, name, checksum)
-VALUES (1, 'initial', '5328573af0e86d9b5faff20b53c27a4ee4a28afaa1976167d0f361a00848099d');
+VALUES (1, 'initial', '33741d6f2eb3414f7b1de539444e97426737146585fdc439e15c8fe77209ef27');
 
 -- A table per state; jobs move from table to table and their rows are never
 -- updated in place. The columns that travel with a job are the same, by name,
@@ -333,9 +333,9 @@ BEGIN
     LOOP
         child := parent || to_char(day, '"_p"YYYYMMDD');
         CONTINUE WHEN to_regclass(format('%I.%I', 'simplequeue', child)) IS NOT NULL;
-        EXECUTE format('CREATE TABLE "simplequeue".%I (LIKE "simplequeue".%I INCLUDING ALL)', child, parent);
-        EXECUTE format('ALTER TABLE "simplequeue".%I ATTACH PARTITION "simplequeue".%I FOR VALUES FROM (%L) TO (%L)',
-            parent, child, day, day + 1);
+        EXECUTE format('CREATE TABLE %1$I.%2$I (LIKE %1$I.%3$I INCLUDING ALL)', 'simplequeue', child, parent);
+        EXECUTE format('ALTER TABLE %1$I.%2$I ATTACH PARTITION %1$I.%3$I FOR VALUES FROM (%4$L) TO (%5$L)',
+            'simplequeue', parent, child, day, day + 1);
         made := made + 1;
     END LOOP;
     RETURN made;
@@ -365,16 +365,16 @@ BEGIN
         ORDER BY c.relname
     LOOP
         BEGIN
-            EXECUTE format('LOCK TABLE ONLY "simplequeue".%I IN ACCESS EXCLUSIVE MODE NOWAIT', child);
+            EXECUTE format('LOCK TABLE ONLY %I.%I IN ACCESS EXCLUSIVE MODE NOWAIT', 'simplequeue', child);
         EXCEPTION WHEN lock_not_available THEN
             CONTINUE;
         END;
         BEGIN
-            EXECUTE format('LOCK TABLE ONLY "simplequeue".%I IN ACCESS EXCLUSIVE MODE NOWAIT', parent);
-            EXECUTE format('DROP TABLE "simplequeue".%I', child);
+            EXECUTE format('LOCK TABLE ONLY %I.%I IN ACCESS EXCLUSIVE MODE NOWAIT', 'simplequeue', parent);
+            EXECUTE format('DROP TABLE %I.%I', 'simplequeue', child);
             dropped := dropped + 1;
         EXCEPTION WHEN lock_not_available THEN
-            EXECUTE format('TRUNCATE "simplequeue".%I', child);
+            EXECUTE format('TRUNCATE %I.%I', 'simplequeue', child);
         END;
     END LOOP;
     RETURN dropped;

@@ -65,11 +65,19 @@ func microseconds(d time.Duration) *int64 {
 	return &us
 }
 
+// unixMicro is a time as microseconds since 1970, nil for none. A time outside
+// the years that PostgreSQL and Go agree on is moved to their edge.
 func unixMicro(t time.Time) *int64 {
 	if t.IsZero() {
 		return nil
 	}
 	us := t.UnixMicro()
+	switch {
+	case t.Year() > 9999:
+		us = time.Date(9999, 12, 31, 0, 0, 0, 0, time.UTC).UnixMicro()
+	case t.Year() < 1970:
+		us = 0
+	}
 	return &us
 }
 

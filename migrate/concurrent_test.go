@@ -3,6 +3,7 @@ package migrate_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"os"
 	osexec "os/exec"
@@ -124,12 +125,20 @@ func TestUpGivesUpWaitingWithItsContext(t *testing.T) {
 }
 
 // TestUpIsNotHurriedByTimeouts gives the role timeouts far below the time
-// that a migration takes.
+// that a migration takes, and has another process hold the lock for longer than
+// a migration would try if it stepped back each time.
 func TestUpIsNotHurriedByTimeouts(t *testing.T) {
 	t.Parallel()
 	url := pgtest.EmptyDatabase(t)
 	runner := newRunner(t, slowFiles)
+	holder := connect(t, url)
+	exec(t, holder, fmt.Sprintf("BEGIN; SELECT pg_advisory_xact_lock(%d)", migrate.LockKey("q")))
 	var wg sync.WaitGroup
+	wg.Go(func() {
+		if _, err := holder.PgConn().Exec(t.Context(), "SELECT pg_sleep(1.5); COMMIT").ReadAll(); err != nil {
+			t.Error(err)
+		}
+	})
 	for range 3 {
 		conn := connect(t, url, "statement_timeout", "20ms", "lock_timeout", "10ms")
 		wg.Go(func() {

@@ -118,9 +118,11 @@ func TestDrift(t *testing.T) {
 		change, undo                 string
 		missing, unexpected, changed string
 	}{
-		{change: "DROP INDEX q.t_part",
+		{
+			change:  "DROP INDEX q.t_part",
 			undo:    "CREATE INDEX t_part ON q.t (lower(name), s) WHERE s = 'on'::q.state",
-			missing: "index t_part"},
+			missing: "index t_part",
+		},
 		{change: "CREATE INDEX extra ON q.t (n)", undo: "DROP INDEX q.extra", unexpected: "index extra"},
 		{change: "ALTER TABLE q.t ALTER COLUMN small TYPE bigint", undo: "ALTER TABLE q.t ALTER COLUMN small TYPE q.small", changed: "column t.small"},
 		{change: "ALTER TABLE q.t ALTER COLUMN n DROP NOT NULL", undo: "ALTER TABLE q.t ALTER COLUMN n SET NOT NULL", changed: "column t.n"},
@@ -135,15 +137,19 @@ func TestDrift(t *testing.T) {
 		{change: "ALTER FUNCTION q.f(integer) RENAME TO g", undo: "ALTER FUNCTION q.g(integer) RENAME TO f", missing: "function f(x integer)", unexpected: "function g(x integer)"},
 		{change: "ALTER FUNCTION q.f(integer) SECURITY DEFINER", undo: "ALTER FUNCTION q.f(integer) SECURITY INVOKER", changed: "function f(x integer)"},
 		{change: "ALTER FUNCTION q.f(integer) RESET search_path", undo: "ALTER FUNCTION q.f(integer) SET search_path = q, pg_temp", changed: "function f(x integer)"},
-		{change: "CREATE OR REPLACE FUNCTION q.touch() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$",
+		{
+			change:  "CREATE OR REPLACE FUNCTION q.touch() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$",
 			undo:    "CREATE OR REPLACE FUNCTION q.touch() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NEW; END $$",
-			changed: "function touch()"},
+			changed: "function touch()",
+		},
 		{change: "CREATE OR REPLACE VIEW q.v AS SELECT id, s, n FROM q.t", undo: "DROP VIEW q.v; CREATE VIEW q.v AS SELECT id, s FROM q.t", changed: "view v"},
 		{change: "DROP VIEW q.v", undo: "CREATE VIEW q.v AS SELECT id, s FROM q.t", missing: "view v"},
 		{change: "ALTER TYPE q.state RENAME VALUE 'off' TO 'away'", undo: "ALTER TYPE q.state RENAME VALUE 'away' TO 'off'", changed: "type state"},
 		{change: "CREATE SEQUENCE q.extra", undo: "DROP SEQUENCE q.extra", unexpected: "sequence extra"},
-		{change: "ALTER TABLE q.schema_migration RENAME TO kept; CREATE TABLE q.schema_migration AS SELECT version, name, applied_at, 'other'::text AS checksum FROM q.kept; DROP TABLE q.kept; ALTER TABLE q.schema_migration ADD PRIMARY KEY (version), ALTER name SET NOT NULL, ALTER applied_at SET NOT NULL, ALTER applied_at SET DEFAULT clock_timestamp(), ALTER checksum SET NOT NULL",
-			changed: "migration 1"},
+		{
+			change:  "ALTER TABLE q.schema_migration RENAME TO kept; CREATE TABLE q.schema_migration AS SELECT version, name, applied_at, 'other'::text AS checksum FROM q.kept; DROP TABLE q.kept; ALTER TABLE q.schema_migration ADD PRIMARY KEY (version), ALTER name SET NOT NULL, ALTER applied_at SET NOT NULL, ALTER applied_at SET DEFAULT clock_timestamp(), ALTER checksum SET NOT NULL",
+			changed: "migration 1",
+		},
 	}
 	for _, tt := range tests {
 		if err := runner.Check(t.Context(), conn, "q", golden); err != nil {

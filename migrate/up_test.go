@@ -130,13 +130,15 @@ BEGIN
 	RETURN '{schema_name}';
 END
 $$;`)}})
-	conn := connect(t, pgtest.EmptyDatabase(t))
+	conn := connect(t, pgtest.EmptyDatabase(t), "standard_conforming_strings", "off")
 	if err := runner.Up(t.Context(), conn, name); err != nil {
 		t.Fatal(err)
 	}
 	if got := value(t, conn, "SELECT s FROM "+quoted(name)+".t"); got != name {
 		t.Errorf("the literal reads %q", got)
 	}
+	// A body is read again, with the setting of the session that calls it.
+	exec(t, conn, "SET standard_conforming_strings = on")
 	if got := value(t, conn, "SELECT "+quoted(name)+".make('child')"); got != name {
 		t.Errorf("the function returns %q", got)
 	}

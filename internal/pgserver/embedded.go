@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"path/filepath"
+	"strings"
 
 	embeddedpostgres "github.com/fergusstrange/embedded-postgres"
 )
@@ -36,8 +38,7 @@ func startEmbedded(ctx context.Context, o Options) (*Server, error) {
 // fetch makes embedded-postgres download and unpack the programs into dir.
 // Its Start goes on to run a server, which it cannot do for root and not with
 // our settings; that server ends here again, and its failure does not matter
-// when the programs are there. Its log file, an empty one, stays behind in the
-// folder for temporary files: the library does not tell its name.
+// when the programs are there.
 func fetch(f *folder, dir, repository string) error {
 	port, err := freePort()
 	if err != nil {
@@ -52,6 +53,7 @@ func fetch(f *folder, dir, repository string) error {
 	if repository != "" {
 		config = config.BinaryRepositoryURL(repository)
 	}
+	defer removeLogs()
 	defer http.DefaultClient.CloseIdleConnections() // The library downloads with it.
 	database := embeddedpostgres.NewDatabase(config)
 	err = database.Start()
@@ -65,4 +67,21 @@ func fetch(f *folder, dir, repository string) error {
 		err = errors.New("the downloaded archive holds no postgres and initdb")
 	}
 	return fmt.Errorf("downloading PostgreSQL: %w", err)
+}
+
+// removeLogs deletes the log files that embedded-postgres leaves behind in the
+// folder for temporary files. It keeps them open and tells nobody their names,
+// so only Linux finds them among the open files of this process.
+func removeLogs() {
+	const openFiles = "/proc/self/fd"
+	entries, err := os.ReadDir(openFiles)
+	if err != nil {
+		return
+	}
+	for _, entry := range entries {
+		name, err := os.Readlink(filepath.Join(openFiles, entry.Name()))
+		if err == nil && strings.HasPrefix(filepath.Base(name), "embedded_postgres_log") {
+			_ = os.Remove(name)
+		}
+	}
 }

@@ -2,6 +2,7 @@ package pgtest
 
 import (
 	"context"
+	"crypto/rand"
 	"strings"
 	"testing"
 	"time"
@@ -66,7 +67,8 @@ func TestMigratedAndEmpty(t *testing.T) {
 func TestDropStale(t *testing.T) {
 	t.Parallel()
 	New(t) // Starts the server.
-	const old, fresh, foreign = databasePrefix + "1_gone", databasePrefix + "99999999999_next", databasePrefix + "notatime"
+	own := "_" + rand.Text()
+	old, fresh, foreign := databasePrefix+"1"+own, databasePrefix+"99999999999"+own, databasePrefix+"notatime"+own
 	for _, name := range []string{old, fresh, foreign} {
 		if err := shared.create(t.Context(), name, "template0"); err != nil {
 			t.Fatal(err)

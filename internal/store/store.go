@@ -118,7 +118,7 @@ func (db *DB) Tx(ctx context.Context, limit time.Duration, steps ...Step) error 
 	defer conn.Release()
 
 	var batch pgx.Batch
-	batch.Queue("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE")
+	batch.Queue("BEGIN ISOLATION LEVEL READ COMMITTED")
 	batch.Queue(settings, strconv.FormatInt(limit.Milliseconds(), 10))
 	for _, s := range steps {
 		batch.Queue(db.SQL(s.Statement), s.Args...)
@@ -171,9 +171,11 @@ func readStep(results pgx.BatchResults, s Step) error {
 }
 
 // abandon leaves a connection usable after a failed transaction, or closes it:
-// one that a failover has turned read-only would go on failing for ever.
+// one that a failover has turned read-only, or whose prepared statements are
+// gone or stale, would go on failing for ever.
 func abandon(ctx context.Context, conn *pgx.Conn, err error) {
-	if Code(err) == "25006" {
+	switch Code(err) {
+	case "25006", "26000", "0A000":
 		_ = conn.Close(ctx)
 		return
 	}
@@ -209,11 +211,19 @@ func Transient(err error) bool {
 	case "08", "40", "53", "55", "57", "58", "XX":
 		return true
 	}
-	return code == "25006" || code == "25P02" || code == "25P03" || code == "42501"
+	switch code {
+	case "25006", "25P02", "25P03", "26000", "0A000", "42501":
+		return true
+	}
+	return false
 }
 
-// NoPartition reports whether an insert met no partition for its row.
-func NoPartition(err error) bool { return Code(err) == "23514" }
+// NoPartition reports whether an insert met no partition for its row. A check
+// constraint has the same code, and a name.
+func NoPartition(err error) bool {
+	var pe *pgconn.PgError
+	return errors.As(err, &pe) && pe.Code == "23514" && pe.ConstraintName == ""
+}
 
 // SchemaMissing reports whether a table of the schema does not exist.
 func SchemaMissing(err error) bool {
@@ -232,7 +242,7 @@ func in(table, text string) string { return strings.ReplaceAll(text, "{table}", 
 func (db *DB) InTx(ctx context.Context, limit time.Duration, f func(ctx context.Context, tx pgx.Tx) error) error {
 	ctx, cancel := context.WithTimeout(ctx, limit+limit/4)
 	defer cancel()
-	return pgx.BeginTxFunc(ctx, db.Pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted, AccessMode: pgx.ReadWrite}, func(tx pgx.Tx) error {
+	return pgx.BeginTxFunc(ctx, db.Pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, settings, strconv.FormatInt(limit.Milliseconds(), 10)); err != nil {
 			return err
 		}

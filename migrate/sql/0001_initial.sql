@@ -307,9 +307,9 @@ BEGIN
     LOOP
         child := parent || to_char(day, '"_p"YYYYMMDD');
         CONTINUE WHEN to_regclass(format('%I.%I', '{schema_name}', child)) IS NOT NULL;
-        EXECUTE format('CREATE TABLE {schema}.%I (LIKE {schema}.%I INCLUDING ALL)', child, parent);
-        EXECUTE format('ALTER TABLE {schema}.%I ATTACH PARTITION {schema}.%I FOR VALUES FROM (%L) TO (%L)',
-            parent, child, day, day + 1);
+        EXECUTE format('CREATE TABLE %1$I.%2$I (LIKE %1$I.%3$I INCLUDING ALL)', '{schema_name}', child, parent);
+        EXECUTE format('ALTER TABLE %1$I.%2$I ATTACH PARTITION %1$I.%3$I FOR VALUES FROM (%4$L) TO (%5$L)',
+            '{schema_name}', parent, child, day, day + 1);
         made := made + 1;
     END LOOP;
     RETURN made;
@@ -339,16 +339,16 @@ BEGIN
         ORDER BY c.relname
     LOOP
         BEGIN
-            EXECUTE format('LOCK TABLE ONLY {schema}.%I IN ACCESS EXCLUSIVE MODE NOWAIT', child);
+            EXECUTE format('LOCK TABLE ONLY %I.%I IN ACCESS EXCLUSIVE MODE NOWAIT', '{schema_name}', child);
         EXCEPTION WHEN lock_not_available THEN
             CONTINUE;
         END;
         BEGIN
-            EXECUTE format('LOCK TABLE ONLY {schema}.%I IN ACCESS EXCLUSIVE MODE NOWAIT', parent);
-            EXECUTE format('DROP TABLE {schema}.%I', child);
+            EXECUTE format('LOCK TABLE ONLY %I.%I IN ACCESS EXCLUSIVE MODE NOWAIT', '{schema_name}', parent);
+            EXECUTE format('DROP TABLE %I.%I', '{schema_name}', child);
             dropped := dropped + 1;
         EXCEPTION WHEN lock_not_available THEN
-            EXECUTE format('TRUNCATE {schema}.%I', child);
+            EXECUTE format('TRUNCATE %I.%I', '{schema_name}', child);
         END;
     END LOOP;
     RETURN dropped;
