@@ -42,7 +42,8 @@ func TestRun(t *testing.T) {
 	p.write("empty.gif", nil)
 	p.write("notes.txt", []byte("not looked at"))
 
-	// What a run that did not finish may have left: a job whose file is gone.
+	// What a run that did not finish may have left: jobs whose file is gone, or
+	// can be opened but not read.
 	if err := migrate.UpPool(t.Context(), p.pool, "simplequeue"); err != nil {
 		t.Fatal(err)
 	}
@@ -50,10 +51,10 @@ func TestRun(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := left.Insert(t.Context(), simplequeue.NewJob{
-		Queue:       thumbnails,
-		MaxAttempts: 2,
-		Payload:     thumbnailJob{Name: "gone.png", Source: "/nonexistent/gone.png", Target: p.out},
+	unreadable := t.TempDir()
+	if _, err := left.InsertMany(t.Context(), []simplequeue.NewJob{
+		{Queue: thumbnails, MaxAttempts: 2, Payload: thumbnailJob{Name: "gone.png", Source: "/nonexistent/gone.png"}},
+		{Queue: thumbnails, MaxAttempts: 1, Payload: thumbnailJob{Name: "unreadable.png", Source: unreadable}},
 	}); err != nil {
 		t.Fatal(err)
 	}
@@ -64,7 +65,7 @@ func TestRun(t *testing.T) {
 		"Found 10 images below ",
 		"Inserted 8 jobs, 2 duplicates skipped\n",
 		"  completed      5\n",
-		"  failed         1\n",
+		"  failed         2\n",
 		"  unprocessable  4\n",
 		"Contact sheet  " + filepath.Join(p.out, "contact-sheet.png") + "\n",
 	} {
@@ -90,6 +91,7 @@ func TestRun(t *testing.T) {
 		"gone.png: failed after 2: open /nonexistent/gone.png: no such file or directory",
 		"huge.png: unprocessable after 1: 900 x 900 pixels take 7848000 bytes of memory, the budget is 3000000: run with -memory 7848000",
 		"text.png: unprocessable after 1: image: unknown format",
+		"unreadable.png: failed after 1: read " + unreadable + ": is a directory",
 	}
 	if diff := cmp.Diff(wantDead, p.list(deadSQL)); diff != "" {
 		t.Errorf("dead letters (-want +got):\n%s", diff)
@@ -112,6 +114,7 @@ func TestRun(t *testing.T) {
 // A second run on the same database repeats nothing.
 func TestRunAgain(t *testing.T) {
 	p := newProgram(t)
+	p.out = filepath.Join(p.folder, "thumbnails") // holds images, but none to look at
 	p.write("good.png", encoded(t, "png", 300, 200))
 	p.write("same.png", encoded(t, "png", 300, 200))
 	p.write("other.png", encoded(t, "png", 200, 300))
