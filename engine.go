@@ -169,15 +169,15 @@ func (e *engine) janitorOptions() janitor.Options {
 	return jo
 }
 
-// saturated reports whether no job could start here now.
-func (e *engine) saturated() bool {
-	return int(e.queue.stats.running.Load()) >= e.queue.opts.GlobalPermits
+// free is how many more jobs could start here now.
+func (e *engine) free() int {
+	return e.queue.opts.GlobalPermits - int(e.queue.stats.running.Load())
 }
 
 // written wakes what has to move the jobs of settled claims on.
 func (e *engine) written(batch []outcomeOf) {
 	lanes, due, waits := wakesFor(batch)
-	e.queue.wakes.jobs(lanes)
+	e.queue.wakes.jobs(lanes, len(batch))
 	if waits {
 		e.promoter.hint(due)
 	}

@@ -29,7 +29,7 @@ var (
 	// ErrUniqueContention is returned by an insert that met, three times in a
 	// row, a unique key whose holder was gone when it was looked up. The insert
 	// changed nothing and can be repeated.
-	ErrUniqueContention = errors.New("simplequeue: unique key is contended, try again")
+	ErrUniqueContention = errors.New("unique key is contended, try again")
 	// ErrInsertUnknown is returned when the connection broke while an insert
 	// was being committed: the jobs may or may not be there. The error is an
 	// [*InsertUnknownError], which carries their ids; an insert repeated with

@@ -59,7 +59,8 @@ type Permitter interface {
 	//
 	// An error says that the job is not to run now. [RescheduleAfter] and
 	// [RescheduleAt] put it off and count neither as attempt nor as reschedule;
-	// [Cancel] and [Complete] end it; any other error is a failed attempt.
+	// [Cancel], [Complete], [Unprocessable] and [Critical] end it; any other
+	// error is a failed attempt, unless ctx has ended.
 	Acquire(ctx context.Context, job *Job) (release func(), err error)
 }
 

@@ -3,7 +3,6 @@ package simplequeue
 import (
 	"context"
 	"database/sql"
-	"errors"
 	"fmt"
 	"time"
 
@@ -37,9 +36,9 @@ func (q *SimpleQueue) InsertMany(ctx context.Context, jobs []NewJob) ([]Inserted
 		err = q.insertKeyed(ctx, b)
 	}
 	if err != nil {
-		return nil, b.doubt(err)
+		return nil, err
 	}
-	q.wakes.jobs(b.runnable())
+	q.wakes.jobs(b.runnable(), len(b.jobs))
 	if b.waits && q.engine.Load() != nil {
 		q.engine.Load().promoter.hint(b.soonest)
 	}
@@ -96,24 +95,31 @@ func (q *SimpleQueue) insertPlain(ctx context.Context, b *batch) error {
 		if !conn.Conn().IsClosed() && conn.Conn().PgConn().TxStatus() != 'I' {
 			_, _ = conn.Exec(ctx, "ROLLBACK")
 		}
-		return fmt.Errorf("simplequeue: insert: %w", err)
+		return b.doubt(fmt.Errorf("simplequeue: insert: %w", err))
 	}
 	return nil
 }
 
+// insertKeyed needs the answer of one statement to write the next. Only its
+// commit can leave a doubt.
 func (q *SimpleQueue) insertKeyed(ctx context.Context, b *batch) error {
 	conn, err := q.pool.Acquire(ctx)
 	if err != nil {
 		return fmt.Errorf("simplequeue: no connection to insert on: %w", err)
 	}
 	defer conn.Release()
-	err = pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
-		return q.insertRows(ctx, pgxQuerier{tx}, b, "")
-	})
-	if err != nil && !errors.Is(err, ErrUniqueContention) {
+	tx, err := conn.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted})
+	if err != nil {
 		return fmt.Errorf("simplequeue: insert: %w", err)
 	}
-	return err
+	if err := q.insertRows(ctx, pgxQuerier{tx}, b, ""); err != nil {
+		_ = tx.Rollback(ctx)
+		return fmt.Errorf("simplequeue: insert: %w", err)
+	}
+	if err := tx.Commit(ctx); err != nil {
+		return b.doubt(fmt.Errorf("simplequeue: commit of insert: %w", err))
+	}
+	return nil
 }
 
 func (q *SimpleQueue) insertWithin(ctx context.Context, tx store.Querier, jobs []NewJob) ([]Inserted, error) {
@@ -249,7 +255,7 @@ func (q *SimpleQueue) lookUpHolders(ctx context.Context, tx store.Querier, b *ba
 
 // doubt turns an error that leaves the commit open into one that says so.
 func (b *batch) doubt(err error) error {
-	if store.Answered(err) || errors.Is(err, ErrUniqueContention) || store.NotSent(err) {
+	if store.Answered(err) || store.NotSent(err) {
 		return err
 	}
 	ids := make([]uuid.UUID, len(b.jobs))

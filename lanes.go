@@ -189,11 +189,21 @@ func (b *laneBook) request(now time.Time, limit int) request {
 			continue
 		}
 		all := !now.Before(q.probeAt)
+		if !b.suspectBusy && (all || q.suspect.active) {
+			// One permit of the queue is for the suspect, should there be one.
+			// With only one left, they take turns.
+			room := q.route.budget()
+			if room > 1 || q.suspect.active {
+				suspects = append(suspects, probe{queue: q, lane: &q.suspect})
+			}
+			if room == 1 && q.suspect.active {
+				continue
+			}
+			q.suspect.active = q.suspect.active || room == 1
+			budget = min(max(room-1, 1), limit)
+		}
 		if all {
 			q.probeAt = now.Add(jittered(b.every))
-		}
-		if !b.suspectBusy && (all || q.suspect.active) {
-			suspects = append(suspects, probe{queue: q, lane: &q.suspect})
 		}
 		g := group{first: len(r.probes), budget: budget, queue: q}
 		r.probes = append(r.probes, probe{queue: q, lane: &q.front})

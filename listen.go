@@ -164,6 +164,7 @@ func (l *listener) listen(ctx context.Context, retry *retry) error {
 		cancel()
 		switch {
 		case err == nil:
+			l.health.report(nil)
 			l.receive(decodeNote(n.Payload))
 		case timedOut && !conn.IsClosed():
 			if err := l.probe(ctx, conn); err != nil {

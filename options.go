@@ -3,6 +3,7 @@ package simplequeue
 import (
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"strings"
 	"time"
@@ -10,6 +11,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/simplequeue/simplequeue/backoff"
+	"github.com/simplequeue/simplequeue/migrate"
 )
 
 // Options configures a [SimpleQueue]. The zero value works: such a queue can
@@ -150,12 +152,13 @@ func (o Options) withDefaults() (Options, error) {
 	if o.Backoff == nil {
 		o.Backoff = backoff.Default
 	}
+	o.Queues = maps.Clone(o.Queues) // the caller may go on to change its own
 	return o, o.validate()
 }
 
 func (o *Options) validate() error {
-	if len(o.Schema) > 63 || strings.ContainsRune(o.Schema, 0) || !utf8.ValidString(o.Schema) {
-		return &InvalidOptionError{"Schema", o.Schema, "must be a PostgreSQL identifier of 1 to 63 bytes"}
+	if err := migrate.ValidateSchema(o.Schema); err != nil {
+		return &InvalidOptionError{"Schema", o.Schema, err.Error()}
 	}
 	for _, c := range []struct {
 		name  string

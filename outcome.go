@@ -38,7 +38,7 @@ type outcome struct {
 
 func (o *outcome) Error() string {
 	if o.err != nil {
-		return o.err.Error()
+		return textOf(o.err)
 	}
 	switch o.action {
 	case actComplete:
@@ -138,13 +138,13 @@ func decide(job *Job, err, cause error, deferral bool, p policy) verdict {
 	case explicit && o.action == actComplete:
 		return verdict{action: actComplete, state: StateCompleted}
 	case errors.Is(cause, ErrCancelled):
-		return verdict{action: actCancel, state: StateCancelled, reason: "cancelled while running", text: err.Error()}
+		return verdict{action: actCancel, state: StateCancelled, reason: "cancelled while running", text: textOf(err)}
 	case explicit && o.action == actCancel:
-		return verdict{action: actCancel, state: StateCancelled, reason: o.Error(), text: err.Error()}
+		return verdict{action: actCancel, state: StateCancelled, reason: o.Error(), text: textOf(err)}
 	case explicit && o.action == actCritical:
-		return verdict{action: actCritical, state: StateCritical, reason: "critical failure", text: err.Error()}
+		return verdict{action: actCritical, state: StateCritical, reason: "critical failure", text: textOf(err)}
 	case explicit && o.action == actUnprocessable:
-		return verdict{action: actUnprocessable, state: StateUnprocessable, reason: "unprocessable", text: err.Error()}
+		return verdict{action: actUnprocessable, state: StateUnprocessable, reason: "unprocessable", text: textOf(err)}
 	case explicit && o.action == actPark:
 		return verdict{action: actPark, reason: "unknown_kind"}
 	case explicit && o.action == actGiveBack:
@@ -155,12 +155,12 @@ func decide(job *Job, err, cause error, deferral bool, p policy) verdict {
 		if p.maxReschedules >= 0 && job.ReprocessCount+1 >= p.maxReschedules {
 			return verdict{
 				action: actBadJob, state: StateBadJob,
-				reason: fmt.Sprintf("rescheduled %d times", job.ReprocessCount+1), text: err.Error(),
+				reason: fmt.Sprintf("rescheduled %d times", job.ReprocessCount+1), text: textOf(err),
 			}
 		}
 		return verdict{action: actReschedule, reason: "rescheduled", at: o.at, after: o.after}
 	}
-	v := verdict{text: err.Error()}
+	v := verdict{text: textOf(err)}
 	var pe *panicError
 	if errors.As(err, &pe) {
 		v.stack = pe.stack
@@ -182,4 +182,15 @@ func decide(job *Job, err, cause error, deferral bool, p policy) verdict {
 	}
 	v.after = p.backoff(job, err)
 	return v
+}
+
+// textOf is an error's text. The Error method of a nil pointer in an error, a
+// common mistake, panics: that must not cost the job its outcome.
+func textOf(err error) (text string) {
+	defer func() {
+		if p := recover(); p != nil {
+			text = fmt.Sprintf("error of type %T, whose Error method panics: %v", err, p)
+		}
+	}()
+	return err.Error()
 }

@@ -16,16 +16,23 @@ type permits struct {
 
 func newPermits(limit int) *permits { return &permits{limit: limit} }
 
+// tryAcquire takes a permit if one is free and nobody waits for it.
+func (p *permits) tryAcquire() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.used >= p.limit || len(p.waiters) > 0 {
+		return false
+	}
+	p.used++
+	return true
+}
+
 // acquire waits for a permit until ctx ends.
 func (p *permits) acquire(ctx context.Context) error {
 	p.mu.Lock()
-	if p.used < p.limit && len(p.waiters) == 0 {
-		p.used++
-		p.mu.Unlock()
-		return nil
-	}
 	granted := make(chan struct{})
 	p.waiters = append(p.waiters, granted)
+	p.grant()
 	p.mu.Unlock()
 
 	select {

@@ -1,6 +1,7 @@
 package simplequeue
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -57,12 +58,13 @@ type poller struct {
 	hints []store.Lane // lanes that may hold jobs
 	all   bool         // every lane may
 
-	suspects atomic.Int64 // running here
-	parkedAt time.Time
-	lanesAt  time.Time
-	allAt    time.Time
-	lastLane int64
-	doubtful []int64 // nonces of claims that may have committed
+	suspects   atomic.Int64 // running here
+	parkedAt   time.Time
+	parkedNext int // queue at which the next look for parked jobs starts
+	lanesAt    time.Time
+	allAt      time.Time
+	lastLane   int64
+	doubtful   []int64 // nonces of claims that may have committed
 }
 
 // hint tells the poller that lanes may hold jobs; no lanes means any may.
@@ -145,6 +147,7 @@ func (p *poller) sleep(ctx context.Context, wait time.Duration) {
 	p.waiting.Store(true)
 	defer p.waiting.Store(false)
 	// A permit may have been freed before the flag was up.
+	p.book.suspectBusy = p.suspects.Load() > 0
 	if p.book.dueIn(time.Now()) <= 0 {
 		return
 	}
@@ -244,6 +247,7 @@ func (p *poller) claim(ctx context.Context, permits int) (used int, err error) {
 	jobs, err := p.db.Claim(ctx, claimLimit, sr)
 	if err != nil {
 		p.doubt(err, sr.Nonce)
+		p.book.addAll() // what this claim was to look at is still to be looked at
 		return used, fmt.Errorf("claim: %w", err)
 	}
 	p.book.claimed(r, jobs, time.Now())
@@ -251,18 +255,31 @@ func (p *poller) claim(ctx context.Context, permits int) (used int, err error) {
 	return used + len(jobs), nil
 }
 
-// claimParked claims jobs of kinds known here that were parked elsewhere.
+// claimParked claims jobs of kinds known here that were parked elsewhere. The
+// kinds of a queue, in random order, share its free permits.
 func (p *poller) claimParked(ctx context.Context, permits int) (int, error) {
 	sr := store.ClaimRequest{Worker: p.worker, Nonce: int64(rand.Uint64()), LeaseMS: p.leaseMS, Limit: permits}
 	var kinds []string
-	for _, q := range p.book.queues {
-		budget := q.route.budget()
-		if budget == 0 {
-			continue
+	add := func(queue, kind string, anyKind bool, budget int) {
+		if budget > 0 {
+			sr.Queue, kinds = append(sr.Queue, queue), append(kinds, kind)
+			sr.AnyKind, sr.Budget = append(sr.AnyKind, anyKind), append(sr.Budget, int32(budget))
 		}
-		for kind := range q.route.kinds {
-			sr.Queue, kinds = append(sr.Queue, q.route.name), append(kinds, kind)
-			sr.Budget = append(sr.Budget, int32(budget/len(q.route.kinds)+1))
+	}
+	for i := range p.book.queues {
+		if len(kinds) >= maxProbes {
+			p.parkedNext += i // the next time, the other queues
+			break
+		}
+		route := p.book.queues[(p.parkedNext+i)%len(p.book.queues)].route
+		budget, n := route.budget(), len(route.kinds)
+		if route.kinds == nil && !route.parks.Load() {
+			add(route.name, "", true, budget)
+		}
+		for kind := range route.kinds {
+			share := (budget + n - 1) / n
+			add(route.name, kind, false, share)
+			budget, n = budget-share, n-1
 		}
 	}
 	if len(kinds) == 0 {
@@ -356,13 +373,7 @@ func (p *poller) start(ctx context.Context, rows []store.Claimed, nonce int64) {
 }
 
 func byLane(a, b store.Claimed) int {
-	if a.Lane != b.Lane {
-		return int(a.Lane) - int(b.Lane)
-	}
-	if a.Seq < b.Seq {
-		return -1
-	}
-	return 1
+	return cmp.Or(cmp.Compare(a.Lane, b.Lane), cmp.Compare(a.Seq, b.Seq))
 }
 
 // newClaim makes the job of a claimed row.

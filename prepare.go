@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"reflect"
 	"strconv"
 	"strings"
 	"time"
@@ -26,7 +27,8 @@ const (
 	maxPropsBytes   = 64 << 10
 	inlinePayload   = 1 << 10 // larger payloads are stored apart
 	maxDelay        = 100 * 365 * 24 * time.Hour
-	maxJSONExponent = 100_000 // PostgreSQL's numeric goes to 131072 digits
+	maxJSONExponent = 100_000 // PostgreSQL's numeric goes to 131072 digits,
+	maxJSONDigits   = 16_000  // 16383 of them after the point
 )
 
 // batch is a list of jobs on its way into the database.
@@ -151,7 +153,8 @@ func (q *SimpleQueue) ready(r *ready, j *NewJob, parent *Job, index int) error {
 
 func (r *ready) encodePayload(limit, index int) error {
 	j := r.job
-	if j.Payload != nil {
+	// A payload that another job did not have is none here either.
+	if raw, ok := j.Payload.(json.RawMessage); j.Payload != nil && (!ok || raw != nil) {
 		text, err := encodeJSON(j.Payload)
 		if err != nil {
 			return &InvalidJobError{Index: index, Field: "Payload", Reason: "does not encode as JSON", Err: err}
@@ -184,7 +187,48 @@ func encodeJSON(v any) (text []byte, err error) {
 			text, err = nil, fmt.Errorf("encoder panicked: %v", p)
 		}
 	}()
-	return json.Marshal(v)
+	text, err = json.Marshal(v)
+	if err == nil && bytes.Contains(text, []byte(`\ufffd`)) && invalidText(reflect.ValueOf(v), 0) {
+		return nil, errors.New("a string is not valid UTF-8: use Raw for bytes")
+	}
+	return text, err
+}
+
+// invalidText reports whether a value holds a string that is not UTF-8, which
+// the encoder replaces without a word.
+func invalidText(v reflect.Value, depth int) bool {
+	if depth > 1000 {
+		return false
+	}
+	switch v.Kind() {
+	case reflect.String:
+		return !utf8.ValidString(v.String())
+	case reflect.Pointer, reflect.Interface:
+		return invalidText(v.Elem(), depth+1)
+	case reflect.Map:
+		for it := v.MapRange(); it.Next(); {
+			if invalidText(it.Key(), depth+1) || invalidText(it.Value(), depth+1) {
+				return true
+			}
+		}
+	case reflect.Slice, reflect.Array:
+		if v.Type().Elem().Kind() == reflect.Uint8 {
+			return false
+		}
+		for i := range v.Len() {
+			if invalidText(v.Index(i), depth+1) {
+				return true
+			}
+		}
+	case reflect.Struct:
+		for i := range v.NumField() {
+			f := v.Type().Field(i)
+			if (f.IsExported() || f.Anonymous) && f.Tag.Get("json") != "-" && invalidText(v.Field(i), depth+1) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 func (r *ready) encodeProps(parent *Job, index int) error {
@@ -253,7 +297,7 @@ func jsonProblem(text []byte) string {
 			return problem
 		}
 	}
-	if bytes.ContainsAny(text, "eE") || len(text) > maxJSONExponent {
+	if bytes.ContainsAny(text, "eE") || len(text) > maxJSONDigits {
 		return numberProblem(text)
 	}
 	return ""
@@ -318,7 +362,7 @@ func numberProblem(text []byte) string {
 				e = math.MaxInt32
 			}
 		}
-		if len(mantissa) > 16_000 || e > maxJSONExponent || e < -16_000+len(mantissa) {
+		if len(mantissa) > maxJSONDigits || e > maxJSONExponent || e < -maxJSONDigits+len(mantissa) {
 			return fmt.Sprintf("holds the number %s, which is beyond PostgreSQL's numeric: send it as a string", shorten(n.String()))
 		}
 	}

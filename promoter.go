@@ -16,7 +16,7 @@ type promoter struct {
 	}
 	every  time.Duration
 	soon   chan time.Duration // size 1: a job has become due in so long
-	wake   func([]store.Lane)
+	wake   func(lanes []store.Lane, jobs int)
 	log    *slog.Logger
 	health *loopHealth
 }
@@ -28,9 +28,13 @@ const (
 
 // hint tells the promoter of a job that is due in d.
 func (p *promoter) hint(d time.Duration) {
-	select {
-	case p.soon <- d:
-	default:
+	for {
+		select {
+		case p.soon <- d:
+			return
+		case other := <-p.soon: // not yet seen by the promoter
+			d = min(d, other)
+		}
 	}
 }
 
@@ -57,7 +61,7 @@ func (p *promoter) run(ctx context.Context) {
 			for l := range into {
 				lanes = append(lanes, l)
 			}
-			p.wake(lanes)
+			p.wake(lanes, moved)
 		}
 		if moved == promoteBatch {
 			continue

@@ -37,6 +37,7 @@ type queueRoute struct {
 	handler   Handler
 	permitter Permitter       // nil if the handler has no permit of its own
 	kinds     map[string]bool // nil if it takes every kind
+	parks     atomic.Bool     // it takes every kind and has parked a job all the same
 	permits   *permits
 	window    *window // nil without permitter
 	inFlight  atomic.Int64

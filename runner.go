@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sync/semaphore"
 
+	"github.com/simplequeue/simplequeue/backoff"
 	"github.com/simplequeue/simplequeue/internal/store"
 )
 
@@ -60,7 +61,7 @@ func (r *runner) run(c *claim) {
 	ctx, cancel := context.WithCancelCause(context.WithValue(r.ctx, contextKey{}, &running{queue: r.queue, job: c.job}))
 	defer cancel(nil)
 	r.stats.running.Add(1)
-	beat := startHeartbeat(ctx, c, cancel, r.stuckAfter, func() { r.stuck(c) })
+	beat := startHeartbeat(ctx, c, cancel, r.stuckAfter, func() { r.stuck(c, context.Cause(ctx)) })
 	a := attempt{}
 	defer func() {
 		beat.end()
@@ -90,38 +91,74 @@ func (r *runner) permitted(ctx context.Context, c *claim, a *attempt) {
 		a.err, a.returned = errPark, true
 		return
 	}
-	wait, stop := context.WithTimeout(ctx, r.permitWait)
-	defer stop()
-	if err := c.route.permits.acquire(wait); err != nil {
-		a.err, a.cause, a.returned = errGiveBack, context.Cause(ctx), true
-		return
+	if c.apart { // a permit may depend on the payload
+		if err := r.fetch(ctx, c); err != nil {
+			a.err, a.cause, a.returned = err, context.Cause(ctx), true
+			return
+		}
+	}
+	if !c.route.permits.tryAcquire() {
+		wait, stop := context.WithTimeout(ctx, r.permitWait)
+		err := c.route.permits.acquire(wait)
+		stop()
+		if err != nil {
+			a.err, a.cause, a.returned = errGiveBack, context.Cause(ctx), true
+			return
+		}
 	}
 	defer c.route.permits.release()
 
 	if c.route.permitter != nil {
-		release, err := c.route.permitter.Acquire(wait, c.job)
-		if err != nil {
-			a.permit(ctx, wait, err)
-			return
-		}
-		if release != nil {
+		wait, stop := context.WithTimeout(ctx, r.permitWait)
+		defer stop()
+		release, gaveUp, err := r.ask(wait, c)
+		if err == nil && release != nil {
 			defer r.releasePermit(c, release)
 		}
+		switch {
+		case gaveUp:
+			a.err, a.returned = errGiveBack, true
+			return
+		case err != nil:
+			a.permit(ctx, wait, err)
+			leave(a.answered())
+			return
+		}
+		stop()
 	}
-	stop()
 	leave(true)
 	r.process(ctx, c, a)
+}
+
+// ask asks the handler for its permit. A handler that goes on asking long after
+// the wait is over is reported as stuck, and its job, which has not begun, is
+// given back: then a late grant must not start it.
+func (r *runner) ask(wait context.Context, c *claim) (release func(), gaveUp bool, err error) {
+	if r.stuckAfter >= 0 {
+		t := time.AfterFunc(r.permitWait+r.stuckAfter, func() { r.giveUp(c, verdict{action: actGiveBack}) })
+		defer func() { gaveUp = !t.Stop() }()
+	}
+	release, err = c.route.permitter.Acquire(wait, c.job)
+	return release, false, err
 }
 
 // permit sorts the error of a handler's permit: not granted in time, or what
 // the error says.
 func (a *attempt) permit(ctx, wait context.Context, err error) {
 	a.returned, a.deferral, a.err = true, true, err
+	var o *outcome
 	if ctx.Err() != nil {
 		a.cause = context.Cause(ctx)
-	} else if wait.Err() != nil && errors.Is(err, wait.Err()) {
+	} else if wait.Err() != nil && !errors.As(err, &o) {
 		a.err = errGiveBack
 	}
+}
+
+// answered reports whether a permit's error decided about the job. Otherwise
+// the wait was in vain: the job will come again.
+func (a *attempt) answered() bool {
+	var o *outcome
+	return !errors.As(a.err, &o) || o.action != actGiveBack && o.action != actReschedule
 }
 
 // releasePermit gives a handler's permit back. The outcome stands even if that
@@ -136,12 +173,6 @@ func (r *runner) releasePermit(c *claim, release func()) {
 }
 
 func (r *runner) process(ctx context.Context, c *claim, a *attempt) {
-	if c.apart {
-		if err := r.fetch(ctx, c); err != nil {
-			a.err, a.returned = errGiveBack, true
-			return
-		}
-	}
 	timeout := c.route.timeout
 	if c.job.Timeout != 0 {
 		timeout = c.job.Timeout
@@ -153,7 +184,7 @@ func (r *runner) process(ctx context.Context, c *claim, a *attempt) {
 	}
 	// The heartbeat watches the outer context, which a timeout does not end.
 	if timeout > 0 && r.stuckAfter >= 0 {
-		t := time.AfterFunc(timeout+r.stuckAfter, func() { r.stuck(c) })
+		t := time.AfterFunc(timeout+r.stuckAfter, func() { r.stuck(c, ErrTimeout) })
 		defer t.Stop()
 	}
 	defer func() {
@@ -182,15 +213,16 @@ func (r *runner) recoverInto(a *attempt, ctx context.Context) {
 	}
 }
 
-// fetch gets a payload that did not come with the claim.
+// fetch gets a payload that did not come with the claim. Its error is the job's
+// outcome.
 func (r *runner) fetch(ctx context.Context, c *claim) error {
 	found, err := r.payloads.Payloads(ctx, claimLimit, [][16]byte{c.job.ID})
 	if err != nil {
-		return err
+		return errGiveBack
 	}
 	p, ok := found[c.job.ID]
 	if !ok {
-		return fmt.Errorf("payload of job %v is gone", c.job.ID)
+		return Unprocessable(errors.New("the payload, stored apart, is gone"))
 	}
 	c.job.Payload, c.job.Raw, c.apart = p.JSON, p.Raw, false
 	return nil
@@ -201,13 +233,39 @@ var (
 	errPark     = &outcome{action: actPark}
 )
 
-// finish hands the outcome to the completer and frees what the job held.
+// finish decides about the outcome and ends the job here. Deciding calls into
+// the user's errors and policies, which may panic or end the goroutine too.
 func (r *runner) finish(c *claim, a *attempt) {
+	v, decided := verdict{}, false
+	defer func() {
+		if !decided {
+			v = r.undecided(c, a, recover())
+		}
+		r.settle(c, a, v)
+	}()
+	if !errors.Is(a.cause, ErrLeaseLost) {
+		v = r.decide(c, a)
+	}
+	decided = true
+}
+
+// undecided is the verdict where the user's code has kept decide from one.
+func (r *runner) undecided(c *claim, a *attempt, panicked any) verdict {
+	err := &panicError{text: fmt.Sprintf("no outcome of an error of type %T: %v", a.err, panicked), stack: string(debug.Stack())}
+	p := policy{backoff: delayBy(backoff.Default), maxReschedules: r.maxReschedules}
+	return decide(c.job, err, a.cause, false, p)
+}
+
+// settle hands the outcome to the completer and frees what the job held.
+func (r *runner) settle(c *claim, a *attempt, v verdict) {
+	if v.action == actPark && c.route.kinds == nil {
+		c.route.parks.Store(true) // a Mux that middleware hides: what it parks is not for it
+	}
 	var mine bool
 	if errors.Is(a.cause, ErrLeaseLost) {
 		mine = c.settled.CompareAndSwap(false, true) // there is nothing left to settle
 	} else {
-		mine = r.completer.accept(r.flush, outcomeOf{claim: c, verdict: r.decide(c, a)})
+		mine = r.completer.accept(r.flush, outcomeOf{claim: c, verdict: v})
 	}
 	if !mine {
 		r.stats.stuck.Add(-1) // it was given up as stuck, or abandoned by a stop
@@ -225,14 +283,29 @@ func (r *runner) decide(c *claim, a *attempt) verdict {
 
 // stuck gives up on a handler that does not return although its context has
 // ended: the attempt is recorded as failed, so that the job goes on elsewhere;
-// the permits stay taken until the handler returns.
-func (r *runner) stuck(c *claim) {
-	a := attempt{err: errors.New("handler did not return after its context had ended"), returned: true}
-	if r.completer.accept(r.flush, outcomeOf{claim: c, verdict: r.decide(c, &a)}) {
-		r.stats.stuck.Add(1)
-		r.log.Error("handler does not return although its context has ended", "job_id", c.job.ID,
-			"queue", c.job.Queue, "kind", c.job.Kind, "attempt", c.job.Attempt)
+// the permits stay taken until the handler returns. Where the context has ended
+// because of a cancel or a stop, that decides.
+func (r *runner) stuck(c *claim, cause error) {
+	err := fmt.Errorf("handler did not return after its context had ended: %w", cause)
+	if errors.Is(cause, ErrLeaseLost) {
+		if c.settled.CompareAndSwap(false, true) {
+			r.reportStuck(c)
+		}
+		return
 	}
+	r.giveUp(c, r.decide(c, &attempt{err: err, cause: cause, returned: true}))
+}
+
+func (r *runner) giveUp(c *claim, v verdict) {
+	if r.completer.accept(r.flush, outcomeOf{claim: c, verdict: v}) {
+		r.reportStuck(c)
+	}
+}
+
+func (r *runner) reportStuck(c *claim) {
+	r.stats.stuck.Add(1)
+	r.log.Error("handler does not return although its context has ended", "job_id", c.job.ID,
+		"queue", c.job.Queue, "kind", c.job.Kind, "attempt", c.job.Attempt)
 }
 
 // abandon gives back the claims whose handlers have not returned at the end of a

@@ -67,11 +67,17 @@ func microseconds(d time.Duration) *int64 {
 
 // unixMicro is a time as microseconds since 1970, nil for none. A time outside
 // the years that PostgreSQL and Go agree on is moved to their edge.
+// The years 1 to 9999, which PostgreSQL can store.
+const (
+	minUnix = -62_135_596_800
+	maxUnix = 253_402_300_799
+)
+
 func unixMicro(t time.Time) *int64 {
 	if t.IsZero() {
 		return nil
 	}
-	us := t.UnixMicro()
+	us := min(max(t.Unix(), minUnix), maxUnix)*1e6 + int64(t.Nanosecond()/1e3)
 	switch {
 	case t.Year() > 9999:
 		us = time.Date(9999, 12, 31, 0, 0, 0, 0, time.UTC).UnixMicro()

@@ -29,17 +29,18 @@ const (
 	wakeLimit = 5 * time.Second
 )
 
-// jobs wakes workers for lanes into which jobs have been put. Where this process
-// has permits to run them itself, it does not bother the others.
-func (w *wakeups) jobs(lanes []store.Lane) {
+// jobs wakes workers for lanes into which n jobs have been put. Where this
+// process has permits to run them itself, it does not bother the others.
+func (w *wakeups) jobs(lanes []store.Lane, n int) {
 	if len(lanes) == 0 {
 		return
 	}
 	var remote []store.Lane
-	if e := w.queue.engine.Load(); e != nil {
+	if e := w.queue.engine.Load(); e != nil && !e.runner.refusing.Load() {
 		e.poller.hint(lanes)
+		free := e.free()
 		for _, l := range lanes {
-			if r := w.queue.routes.find(l.Queue); r == nil || r.budget() == 0 || e.saturated() {
+			if r := w.queue.routes.find(l.Queue); r == nil || min(r.budget(), free) < n {
 				remote = append(remote, l)
 			}
 		}

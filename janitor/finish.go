@@ -27,7 +27,8 @@ WITH moved AS (
         (id, created_at, started_at, finished_at, worker_id, expires_on, attempt, max_attempts, reprocess_count,
          crash_count, priority, state, queue, kind, unique_scope, unique_key, fingerprint, reason, payload, raw, errors, props)
     SELECT m.id, m.created_at, m.claimed_at, clock_timestamp(), m.worker_id, ` + expiresOn + `,
-           m.attempt, m.max_attempts, m.reprocess_count, m.crash_count, m.priority, coalesce(m.state, 'completed'),
+           m.attempt, m.max_attempts, m.reprocess_count + CASE WHEN m.state = 'bad_job' THEN 1 ELSE 0 END, m.crash_count, m.priority,
+           coalesce(m.state, 'completed'),
            m.queue, m.kind, m.unique_scope, m.unique_key, m.fingerprint, nullif(m.reason, ''),
            coalesce(m.payload, p.payload), coalesce(m.raw, p.raw),
            CASE WHEN m.error IS NULL THEN m.errors

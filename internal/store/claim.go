@@ -28,6 +28,8 @@ type ClaimRequest struct {
 	Queue []string // of each lane
 	Lane  []int16
 	After []int64 // claim only what entered the lane after this
+
+	AnyKind []bool // only ClaimParked: of each queue, whether its kind does not matter
 }
 
 // Claimed is one row of job_running.
@@ -125,21 +127,35 @@ func collect(jobs *[]Claimed) func(pgx.Rows) error {
 	}
 }
 
-// Parked jobs are claimed where they wait, by a program that knows their kind;
+// Parked jobs are claimed where they wait, by a program that knows their kind,
+// or takes every kind;
 // back in the queue, the next program might be one that does not.
 var claimParked = Define(`
 WITH claimed AS (
     DELETE FROM {schema}.job_waiting
     WHERE ctid = ANY (ARRAY(
         SELECT picked.ctid
-        FROM unnest($4::text[], $5::text[], $6::integer[]) AS k(queue, kind, budget)
+        FROM unnest($4::text[], $5::text[], $6::integer[], $8::boolean[]) AS k(queue, kind, budget, any_kind)
         CROSS JOIN LATERAL (
-            SELECT w.ctid
-            FROM {schema}.job_waiting AS w
-            WHERE w.reason = 'unknown_kind' AND w.queue = k.queue AND w.kind = k.kind
-            ORDER BY w.created_at
-            LIMIT k.budget
-            FOR UPDATE SKIP LOCKED
+            SELECT known.ctid
+            FROM (
+                SELECT w.ctid
+                FROM {schema}.job_waiting AS w
+                WHERE w.reason = 'unknown_kind' AND w.queue = k.queue AND w.kind = k.kind AND NOT k.any_kind
+                ORDER BY w.created_at
+                LIMIT k.budget
+                FOR UPDATE SKIP LOCKED
+            ) AS known
+            UNION ALL
+            SELECT every.ctid
+            FROM (
+                SELECT w.ctid
+                FROM {schema}.job_waiting AS w
+                WHERE w.reason = 'unknown_kind' AND w.queue = k.queue AND k.any_kind
+                ORDER BY w.kind, w.created_at
+                LIMIT k.budget
+                FOR UPDATE SKIP LOCKED
+            ) AS every
         ) AS picked
         LIMIT $7::integer
     ))
@@ -154,12 +170,13 @@ FROM claimed AS c
 RETURNING claim_id, id, seq, created_at, attempt, max_attempts, reprocess_count, crash_count, payload_bytes,
           priority, lane, queue, kind, unique_scope, unique_key, fingerprint, payload, raw, errors, props`)
 
-// ClaimParked claims jobs of kinds that were unknown where they were met first.
+// ClaimParked claims jobs of kinds that were unknown where they were met first:
+// of a queue and the kind at the same place, or of any kind.
 func (db *DB) ClaimParked(ctx context.Context, limit time.Duration, r ClaimRequest, kinds []string) ([]Claimed, error) {
 	var jobs []Claimed
 	err := db.Tx(ctx, limit, Step{
 		Statement: claimParked,
-		Args:      []any{r.Nonce, r.Worker, r.LeaseMS, r.Queue, kinds, r.Budget, r.Limit},
+		Args:      []any{r.Nonce, r.Worker, r.LeaseMS, r.Queue, kinds, r.Budget, r.Limit, r.AnyKind},
 		Scan:      collect(&jobs),
 	})
 	if err != nil {

@@ -129,7 +129,8 @@ WITH moved AS (
     RETURNING {r.job}, r.claim_id, r.claimed_at, r.worker_id, s.state, s.reason, s.error, s.stack
 ), finished AS (
     INSERT INTO {schema}.job_finished ({job}, started_at, worker_id, state, reason)
-    SELECT m.id, m.created_at, m.attempt, m.max_attempts, m.reprocess_count, 0, m.payload_bytes,
+    SELECT m.id, m.created_at, m.attempt, m.max_attempts, m.reprocess_count + CASE WHEN m.state = 'bad_job' THEN 1 ELSE 0 END,
+           m.crash_count, m.payload_bytes,
            m.priority, m.queue, m.kind, m.unique_scope, m.unique_key, m.fingerprint, m.payload, m.raw,
            CASE WHEN m.error IS NULL THEN m.errors
                 ELSE {schema}.append_error(m.errors, m.attempt, m.state, m.error, m.stack) END,
