@@ -127,7 +127,7 @@ func (c *completer) flush(ctx context.Context, batch []outcomeOf, doubtful bool)
 			c.log.ErrorContext(ctx, "outcomes not written: stopped first", "jobs", len(batch), "err", err)
 			return
 		case store.Transient(err):
-			doubtful = doubtful || !store.Answered(err)
+			doubtful = doubtful || !store.Answered(err) && !store.NotSent(err)
 			if retry.count == 0 {
 				c.log.WarnContext(ctx, "outcomes not written, trying again", "jobs", len(batch), "err", err)
 			}
@@ -150,7 +150,11 @@ func (c *completer) flush(ctx context.Context, batch []outcomeOf, doubtful bool)
 func (c *completer) refused(ctx context.Context, o outcomeOf, cause error) {
 	o.verdict.text, o.verdict.stack = "error text refused by the database: "+store.Code(cause), ""
 	batch := []outcomeOf{o}
+	retry := newRetry()
 	moved, err := c.write(ctx, batch, o.verdict.state != "")
+	for err != nil && store.Transient(err) && retry.wait(ctx) == nil {
+		moved, err = c.write(ctx, batch, o.verdict.state != "")
+	}
 	if err != nil {
 		// The reaper will find it when its lease has expired.
 		c.beater.remove(o.claim)
@@ -239,10 +243,13 @@ func settleSteps(batch []outcomeOf, aside bool) []store.Step {
 		}
 	}
 	var steps []store.Step
-	if len(waiting.ClaimIDs)+len(back.ClaimIDs) > 0 {
-		steps = append(steps, store.Step{Statement: store.LockClaims, Args: []any{
-			append(slices.Clone(waiting.ClaimIDs), back.ClaimIDs...), append(slices.Clone(waiting.Nonces), back.Nonces...),
-		}})
+	if len(archive.ClaimIDs) < len(batch) {
+		// All of them, in one order: a cancel locks several rows too.
+		ids, nonces := make([]int64, len(batch)), make([]int64, len(batch))
+		for i, o := range batch {
+			ids[i], nonces[i] = o.claim.id, o.claim.nonce
+		}
+		steps = append(steps, store.Step{Statement: store.LockClaims, Args: []any{ids, nonces}})
 	}
 	if len(archive.ClaimIDs) > 0 {
 		steps = append(steps, janitor.Archive(&archive))

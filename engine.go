@@ -141,12 +141,11 @@ func (e *engine) build() (err error) {
 		stuckAfter: o.StuckAfter, maxReschedules: o.MaxReschedules, completer: e.completer, beater: e.beater,
 		log: q.log, stats: &q.stats,
 		freed: func(c *claim) {
-			if c.suspect {
-				e.poller.suspects.Add(-1)
-			}
+			e.left(c)
 			e.poller.freed()
 		},
 	}
+	e.beater.gone = e.left
 	e.poller.dispatch = e.runner.start
 	return nil
 }
@@ -180,6 +179,15 @@ func (e *engine) written(batch []outcomeOf) {
 	e.queue.wakes.jobs(lanes, len(batch))
 	if waits {
 		e.promoter.hint(due)
+	}
+}
+
+// left is told twice of each claim: when its handler has returned, and when its
+// outcome is written. Before both, another suspect could take it along.
+func (e *engine) left(c *claim) {
+	if c.suspect && c.leaving.Add(1) == 2 {
+		e.poller.suspects.Add(-1)
+		e.poller.freed()
 	}
 }
 
@@ -242,16 +250,21 @@ func (e *engine) run(ctx context.Context) error {
 		e.runner.jobs.Wait()
 	}()
 
-	abandoned := 0
-	if !within(idle, o.Stop.Drain) {
+	ended := within(idle, o.Stop.Drain)
+	if !ended {
 		e.stopWorking(ErrShutdown)
-		if !within(idle, o.Stop.Cancel) {
-			cutOff()
-			abandoned = e.runner.abandon(e.flushing)
-		}
+		ended = within(idle, o.Stop.Cancel)
+	}
+	abandoned, flushBy := 0, time.Now().Add(o.Stop.Flush)
+	if !ended {
+		cutOff()
+		// Where outcomes cannot be written their buffer may be full.
+		accepting, stop := context.WithDeadline(e.flushing, flushBy)
+		abandoned = e.runner.abandon(accepting)
+		stop()
 	}
 	close(e.completer.finish)
-	unwritten := e.stopCompleter(o.Stop.Flush)
+	unwritten := e.stopCompleter(time.Until(flushBy))
 	stopBeating()
 	e.stopWorking(ErrShutdown)
 	e.sayGoodbye(o.Stop.Flush)
@@ -297,7 +310,7 @@ func (e *engine) sayGoodbye(limit time.Duration) {
 	go func() {
 		defer close(done)
 		e.beatingWait.Wait()
-		e.queue.wakes.done.Wait()
+		e.queue.wakes.wait()
 		_ = e.db.RemoveWorker(context.Background(), min(limit, time.Second), e.worker)
 		e.db.Pool.Close()
 	}()

@@ -1,8 +1,10 @@
 package simplequeue
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -22,6 +24,7 @@ type claim struct {
 	told      atomic.Bool // verdict has been sent
 	beaten    atomic.Bool // it has a row in job_lease
 	settled   atomic.Bool // an outcome has been taken; there is no second one
+	leaving   atomic.Int32
 }
 
 // tell ends the job's context with a cause, once.
@@ -88,18 +91,24 @@ type beater struct {
 	health   *loopHealth
 	stats    *counters
 
+	gone func(*claim) // told of each claim that nothing more is written for
+
 	mu   sync.Mutex
 	live map[int64]*claim
 }
 
 func newBeater(db leaser, interval, lease time.Duration, log *slog.Logger, health *loopHealth, stats *counters) *beater {
-	return &beater{db: db, interval: interval, lease: lease, log: log, health: health, stats: stats, live: map[int64]*claim{}}
+	return &beater{db: db, interval: interval, lease: lease, log: log, health: health, stats: stats, gone: func(*claim) {}, live: map[int64]*claim{}}
 }
 
 func (b *beater) add(claims []*claim) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, c := range claims {
+		if old := b.live[c.id]; old != nil && old != c {
+			old.tell(ErrLeaseLost) // a failover has set the ids back
+			b.gone(old)
+		}
 		b.live[c.id] = c
 	}
 }
@@ -111,6 +120,7 @@ func (b *beater) remove(c *claim) {
 	defer b.mu.Unlock()
 	if b.live[c.id] == c {
 		delete(b.live, c.id)
+		b.gone(c)
 	}
 }
 
@@ -195,7 +205,7 @@ func (b *beater) beat(ctx context.Context) error {
 	return nil
 }
 
-// due lists the claims that are at least one interval old.
+// due lists the claims that are at least one interval old, by id.
 func (b *beater) due() []*claim {
 	now := time.Now()
 	b.mu.Lock()
@@ -206,6 +216,7 @@ func (b *beater) due() []*claim {
 			due = append(due, c)
 		}
 	}
+	slices.SortFunc(due, func(a, b *claim) int { return cmp.Compare(a.id, b.id) })
 	return due
 }
 

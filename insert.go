@@ -3,11 +3,13 @@ package simplequeue
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/simplequeue/simplequeue/internal/store"
@@ -30,7 +32,9 @@ func (q *SimpleQueue) InsertMany(ctx context.Context, jobs []NewJob) ([]Inserted
 	if err != nil || len(jobs) == 0 {
 		return nil, err
 	}
-	if b.plain {
+	if b.plain && len(jobs) >= insertCopy {
+		err = q.insertMany(ctx, b)
+	} else if b.plain {
 		err = q.insertPlain(ctx, b)
 	} else {
 		err = q.insertKeyed(ctx, b)
@@ -77,6 +81,54 @@ func first(results []Inserted, err error) (Inserted, error) {
 // insertChunk bounds one statement: its arrays are held in memory on both sides.
 const insertChunk = 5000
 
+// insertCopy is the number of jobs from which COPY, which takes two round trips
+// more, is worth it.
+const insertCopy = 200
+
+// insertMany inserts plain jobs by COPY.
+func (q *SimpleQueue) insertMany(ctx context.Context, b *batch) error {
+	conn, err := q.pool.Acquire(ctx)
+	if err != nil {
+		return fmt.Errorf("simplequeue: no connection to insert on: %w", err)
+	}
+	defer conn.Release()
+	err = q.copyJobs(ctx, conn.Conn(), b)
+	if err == nil {
+		var tag pgconn.CommandTag
+		if tag, err = conn.Exec(ctx, "COMMIT"); err == nil && tag.String() != "COMMIT" {
+			err = errors.New("transaction was rolled back")
+		}
+		if err != nil {
+			err = b.doubt(err)
+		}
+	}
+	if err != nil {
+		if !conn.Conn().IsClosed() && conn.Conn().PgConn().TxStatus() != 'I' {
+			_, _ = conn.Exec(ctx, "ROLLBACK")
+		}
+		return fmt.Errorf("simplequeue: insert: %w", err)
+	}
+	return nil
+}
+
+// copyJobs begins a transaction and puts the jobs into it.
+func (q *SimpleQueue) copyJobs(ctx context.Context, conn *pgx.Conn, b *batch) error {
+	var pipe pgx.Batch
+	pipe.Queue("BEGIN ISOLATION LEVEL READ COMMITTED")
+	for from := 0; from < len(b.jobs); from += insertChunk {
+		if n := b.beside(from, min(from+insertChunk, len(b.jobs))); n != nil {
+			text, args := q.db.InsertBeside(n)
+			pipe.Queue(text, args...)
+		}
+	}
+	if err := conn.SendBatch(ctx, &pipe).Close(); err != nil {
+		return err
+	}
+	text, rows := q.db.CopyPlain(len(b.jobs), b.row)
+	_, err := conn.PgConn().CopyFrom(ctx, rows, text)
+	return err
+}
+
 // insertPlain sends the whole transaction at once.
 func (q *SimpleQueue) insertPlain(ctx context.Context, b *batch) error {
 	conn, err := q.pool.Acquire(ctx)
@@ -100,9 +152,23 @@ func (q *SimpleQueue) insertPlain(ctx context.Context, b *batch) error {
 	return nil
 }
 
-// insertKeyed needs the answer of one statement to write the next. Only its
-// commit can leave a doubt.
+// insertKeyed tries again after a deadlock. One statement takes its keys in
+// order, but lists of several statements can meet the wrong way round.
 func (q *SimpleQueue) insertKeyed(ctx context.Context, b *batch) error {
+	for round := 1; ; round++ {
+		err := q.tryKeyed(ctx, b)
+		if store.Code(err) != "40P01" || round == contentionRounds {
+			return err
+		}
+		for i := range b.jobs {
+			b.jobs[i].later, b.results[i] = false, Inserted{ID: b.jobs[i].id}
+		}
+	}
+}
+
+// tryKeyed needs the answer of one statement to write the next. Only its commit
+// can leave a doubt.
+func (q *SimpleQueue) tryKeyed(ctx context.Context, b *batch) error {
 	conn, err := q.pool.Acquire(ctx)
 	if err != nil {
 		return fmt.Errorf("simplequeue: no connection to insert on: %w", err)

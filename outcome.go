@@ -192,5 +192,8 @@ func textOf(err error) (text string) {
 			text = fmt.Sprintf("error of type %T, whose Error method panics: %v", err, p)
 		}
 	}()
-	return err.Error()
+	if text = err.Error(); text == "" {
+		return fmt.Sprintf("error of type %T without a text", err) // an attempt without an entry would look like none
+	}
+	return text
 }

@@ -64,8 +64,18 @@ type poller struct {
 	lanesAt    time.Time
 	allAt      time.Time
 	lastLane   int64
-	doubtful   []int64 // nonces of claims that may have committed
+	doubtful   []doubt
+	adoptAt    time.Time
 }
+
+// doubt is a claim that may have committed, or may still do so: the server goes
+// on with a statement whose client has gone away.
+type doubt struct {
+	nonce        int64
+	asked, until time.Time
+}
+
+const adoptEvery = 250 * time.Millisecond
 
 // hint tells the poller that lanes may hold jobs; no lanes means any may.
 func (p *poller) hint(lanes []store.Lane) {
@@ -98,6 +108,10 @@ func (p *poller) freed() {
 // run claims until ctx ends. A claim under way is not cut off: its jobs would be
 // held until their leases expire. hard ends even that.
 func (p *poller) run(ctx, hard context.Context) {
+	defer func() {
+		p.adoptAt = time.Time{}
+		_ = p.adopt(hard) // else the jobs would count as crashed
+	}()
 	retry := newRetry()
 	for ctx.Err() == nil {
 		err := p.turn(ctx, hard)
@@ -244,14 +258,15 @@ func (p *poller) claim(ctx context.Context, permits int) (used int, err error) {
 		sr.Lane = append(sr.Lane, pr.lane.lane)
 		sr.After = append(sr.After, pr.after)
 	}
+	asked := time.Now()
 	jobs, err := p.db.Claim(ctx, claimLimit, sr)
 	if err != nil {
-		p.doubt(err, sr.Nonce)
+		p.doubt(err, sr.Nonce, asked)
 		p.book.addAll() // what this claim was to look at is still to be looked at
 		return used, fmt.Errorf("claim: %w", err)
 	}
 	p.book.claimed(r, jobs, time.Now())
-	p.start(ctx, jobs, sr.Nonce)
+	p.start(ctx, jobs, sr.Nonce, asked)
 	return used + len(jobs), nil
 }
 
@@ -285,33 +300,42 @@ func (p *poller) claimParked(ctx context.Context, permits int) (int, error) {
 	if len(kinds) == 0 {
 		return 0, nil
 	}
+	asked := time.Now()
 	jobs, err := p.db.ClaimParked(ctx, claimLimit, sr, kinds)
 	if err != nil {
-		p.doubt(err, sr.Nonce)
+		p.doubt(err, sr.Nonce, asked)
 		return 0, fmt.Errorf("claim parked jobs: %w", err)
 	}
-	p.start(ctx, jobs, sr.Nonce)
+	p.start(ctx, jobs, sr.Nonce, asked)
 	return len(jobs), nil
 }
 
 // doubt remembers a claim whose commit may have gone through.
-func (p *poller) doubt(err error, nonce int64) {
+func (p *poller) doubt(err error, nonce int64, asked time.Time) {
 	if !store.Answered(err) {
-		p.doubtful = append(p.doubtful, nonce)
+		p.doubtful = append(p.doubtful, doubt{nonce, asked, time.Now().Add(claimLimit)})
 	}
 }
 
 // adopt starts the jobs of claims that committed although their answer was
 // lost. Without it they would count as crashed when their lease expires.
 func (p *poller) adopt(ctx context.Context) error {
-	if len(p.doubtful) == 0 {
+	now := time.Now()
+	if len(p.doubtful) == 0 || now.Before(p.adoptAt) {
 		return nil
 	}
-	jobs, err := p.db.Adopt(ctx, claimLimit, p.worker, p.doubtful)
+	nonces, asked := make([]int64, len(p.doubtful)), map[int64]time.Time{}
+	for i, d := range p.doubtful {
+		nonces[i], asked[d.nonce] = d.nonce, d.asked
+	}
+	jobs, err := p.db.Adopt(ctx, claimLimit, p.worker, nonces)
 	if err != nil {
 		return fmt.Errorf("look for claims in doubt: %w", err)
 	}
-	p.doubtful = nil
+	p.adoptAt = now.Add(adoptEvery)
+	p.doubtful = slices.DeleteFunc(p.doubtful, func(d doubt) bool {
+		return now.After(d.until) || slices.ContainsFunc(jobs, func(j store.Claimed) bool { return j.Nonce == d.nonce })
+	})
 	if len(jobs) == 0 {
 		return nil
 	}
@@ -324,24 +348,23 @@ func (p *poller) adopt(ctx context.Context) error {
 		byNonce[j.Nonce] = append(byNonce[j.Nonce], j)
 	}
 	for nonce, jobs := range byNonce {
-		p.start(ctx, jobs, nonce)
+		p.start(ctx, jobs, nonce, asked[nonce])
 	}
 	return nil
 }
 
 // start makes claims of rows and hands them to the runner. It is called with a
-// global permit held for each.
-func (p *poller) start(ctx context.Context, rows []store.Claimed, nonce int64) {
+// global permit held for each. Their leases began after the claim was asked for.
+func (p *poller) start(ctx context.Context, rows []store.Claimed, nonce int64, asked time.Time) {
 	if len(rows) == 0 {
 		return
 	}
 	slices.SortFunc(rows, byLane)
-	now := time.Now()
 	claims := make([]*claim, len(rows))
 	var apart [][16]byte
 	bytes := 0
 	for i := range rows {
-		c := newClaim(&rows[i], nonce, now)
+		c := newClaim(&rows[i], nonce, asked)
 		c.route = p.routes.find(c.job.Queue)
 		c.route.inFlight.Add(1)
 		if c.route.window != nil {

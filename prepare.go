@@ -297,10 +297,21 @@ func jsonProblem(text []byte) string {
 			return problem
 		}
 	}
-	if bytes.ContainsAny(text, "eE") || len(text) > maxJSONDigits {
+	if exponentInside(text) || len(text) > maxJSONDigits {
 		return numberProblem(text)
 	}
 	return ""
+}
+
+// exponentInside reports whether there may be a number with an exponent: an e
+// after a digit, be it in a string.
+func exponentInside(text []byte) bool {
+	for i := 1; i < len(text); i++ {
+		if text[i]|0x20 == 'e' && text[i-1]-'0' <= 9 {
+			return true
+		}
+	}
+	return false
 }
 
 // escapeProblem walks the \u escapes of JSON text. An escaped backslash before
@@ -408,6 +419,43 @@ func (b *batch) columns(at []int) *store.NewJobs {
 			n.UniqueScopes, n.UniqueKeys = append(n.UniqueScopes, nil), append(n.UniqueKeys, nil)
 		}
 		n.RunAts, n.DelaysUS = append(n.RunAts, nonZero(j.RunAt)), append(n.DelaysUS, positive(j.Delay))
+	}
+	return n
+}
+
+// row is a plain job as COPY takes it.
+func (b *batch) row(i int) store.PlainJob {
+	r := &b.jobs[i]
+	j := store.PlainJob{
+		ID: r.id, Queue: r.job.Queue, Kind: r.job.Kind, Priority: int16(r.job.Priority), MaxAttempts: int32(r.maxAttempts),
+		Fingerprint: nonEmpty(r.job.Fingerprint), Payload: r.payload, Raw: r.job.Raw, Props: r.props,
+	}
+	if r.size > inlinePayload {
+		j.PayloadBytes, j.Payload, j.Raw = int32(r.size), nil, nil
+	}
+	return j
+}
+
+// beside is what the plain jobs from one position to another have beside their
+// rows, nil for nothing. The lanes of all go with the first.
+func (b *batch) beside(from, to int) *store.NewJobs {
+	n := &store.NewJobs{}
+	if from == 0 {
+		for _, l := range b.lanes {
+			n.LaneQueues, n.LanePriorities = append(n.LaneQueues, l.Queue), append(n.LanePriorities, l.Priority)
+		}
+	}
+	for i := from; i < to; i++ {
+		r := &b.jobs[i]
+		if r.job.Fingerprint != "" {
+			n.IDs, n.Fingerprints = append(n.IDs, r.id.String()), append(n.Fingerprints, &r.job.Fingerprint)
+		}
+		if r.size > inlinePayload {
+			n.BigIDs, n.BigPayloads, n.BigRaws = append(n.BigIDs, r.id.String()), append(n.BigPayloads, r.payload), append(n.BigRaws, r.job.Raw)
+		}
+	}
+	if len(n.LaneQueues)+len(n.IDs)+len(n.BigIDs) == 0 {
+		return nil
 	}
 	return n
 }

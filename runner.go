@@ -122,6 +122,7 @@ func (r *runner) permitted(ctx context.Context, c *claim, a *attempt) {
 		case err != nil:
 			a.permit(ctx, wait, err)
 			leave(a.answered())
+			a.returned = true // not before: the error's methods may panic
 			return
 		}
 		stop()
@@ -145,7 +146,7 @@ func (r *runner) ask(wait context.Context, c *claim) (release func(), gaveUp boo
 // permit sorts the error of a handler's permit: not granted in time, or what
 // the error says.
 func (a *attempt) permit(ctx, wait context.Context, err error) {
-	a.returned, a.deferral, a.err = true, true, err
+	a.deferral, a.err = true, err
 	var o *outcome
 	if ctx.Err() != nil {
 		a.cause = context.Cause(ctx)

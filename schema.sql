@@ -22,7 +22,7 @@ BEGIN
 END
 $prepare$;
 INSERT INTO "simplequeue".schema_migration (version, name, checksum)
-VALUES (1, 'initial', '33741d6f2eb3414f7b1de539444e97426737146585fdc439e15c8fe77209ef27');
+VALUES (1, 'initial', '58d302e50896664758a5c92babc03460bf4186e2f49b024e66411563ac8fec9d');
 
 -- A table per state; jobs move from table to table and their rows are never
 -- updated in place. The columns that travel with a job are the same, by name,
@@ -172,12 +172,12 @@ CREATE INDEX job_client_id_inserted_at ON "simplequeue".job_client_id (inserted_
 -- Live jobs that carry a fingerprint. The reaper looks at each row once
 -- (checked) and notes the oldest other live job of the same fingerprint.
 CREATE TABLE "simplequeue".job_fingerprint (
+    job_id       uuid        NOT NULL PRIMARY KEY,
     fingerprint  text        NOT NULL,
-    job_id       uuid        NOT NULL,
     checked      boolean     NOT NULL DEFAULT false,
-    duplicate_of uuid,
-    PRIMARY KEY (fingerprint, job_id)
+    duplicate_of uuid
 );
+CREATE INDEX job_fingerprint_fingerprint ON "simplequeue".job_fingerprint (fingerprint, job_id);
 CREATE INDEX job_fingerprint_unchecked ON "simplequeue".job_fingerprint (job_id) WHERE NOT checked;
 
 -- Terminal, not yet moved to the archive or the dead letter queue: what cancel,

@@ -18,15 +18,20 @@ const (
 
 // clean makes any text storable: valid UTF-8 without NUL, at most limit bytes.
 func clean(s string, limit int) string {
-	if len(s) > limit {
-		cut := limit
-		for cut > 0 && !utf8.RuneStart(s[cut]) {
-			cut--
-		}
-		s = s[:cut] + "…"
+	long := len(s) > limit
+	if long {
+		s = s[:limit] // before the work, which a huge text must not cost
 	}
 	s = strings.ToValidUTF8(s, "\uFFFD")
-	return strings.ReplaceAll(s, "\x00", "\uFFFD")
+	s = strings.ReplaceAll(s, "\x00", "\uFFFD")
+	if !long && len(s) <= limit {
+		return s
+	}
+	cut := min(len(s), limit-len("…"))
+	for cut > 0 && cut < len(s) && !utf8.RuneStart(s[cut]) {
+		cut--
+	}
+	return s[:cut] + "…"
 }
 
 // text is clean text, nil for none.
@@ -67,17 +72,11 @@ func microseconds(d time.Duration) *int64 {
 
 // unixMicro is a time as microseconds since 1970, nil for none. A time outside
 // the years that PostgreSQL and Go agree on is moved to their edge.
-// The years 1 to 9999, which PostgreSQL can store.
-const (
-	minUnix = -62_135_596_800
-	maxUnix = 253_402_300_799
-)
-
 func unixMicro(t time.Time) *int64 {
 	if t.IsZero() {
 		return nil
 	}
-	us := min(max(t.Unix(), minUnix), maxUnix)*1e6 + int64(t.Nanosecond()/1e3)
+	us := t.UnixMicro()
 	switch {
 	case t.Year() > 9999:
 		us = time.Date(9999, 12, 31, 0, 0, 0, 0, time.UTC).UnixMicro()

@@ -21,7 +21,7 @@ type wakeups struct {
 	lanes   map[store.Lane]bool
 	cancel  bool // a running job is to be cancelled
 	sending bool
-	done    sync.WaitGroup
+	sent    chan struct{} // closed when the sender has ended
 }
 
 const (
@@ -81,14 +81,13 @@ func (w *wakeups) send() {
 		return
 	}
 	w.sending = true
-	w.done.Add(1)
+	w.sent = make(chan struct{})
 	go w.sender()
 }
 
 // sender sends what has gathered until nothing is left. A notification that
 // cannot be sent is dropped: the poll interval finds the jobs.
 func (w *wakeups) sender() {
-	defer w.done.Done()
 	for {
 		message, ok := w.take()
 		if !ok {
@@ -108,11 +107,22 @@ func (w *wakeups) sender() {
 	}
 }
 
+// wait waits for the sender, if it is at work.
+func (w *wakeups) wait() {
+	w.mu.Lock()
+	sent := w.sent
+	w.mu.Unlock()
+	if sent != nil {
+		<-sent
+	}
+}
+
 func (w *wakeups) take() (message string, ok bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if len(w.lanes) == 0 && !w.cancel {
 		w.sending = false
+		close(w.sent)
 		return "", false
 	}
 	lanes := make([]store.Lane, 0, len(w.lanes))

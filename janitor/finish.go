@@ -14,67 +14,81 @@ const (
 
 // A running job ends: out of job_running under its fence, its unique key free,
 // its row in the archive or the DLQ, all in one statement. A payload that was
-// stored apart comes along.
-const settle = `
+// stored apart comes along. A job that was asked to stop and has not completed
+// ends as cancelled, for the reason that was given, whether its handler has
+// heard of it or not.
+var settle = `
 WITH moved AS (
     DELETE FROM {schema}.job_running AS r
-    USING unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[])
-          AS s(claim_id, claim_nonce, keep, state, reason, error, stack)
-    WHERE r.claim_id = s.claim_id AND r.claim_nonce = s.claim_nonce
-    RETURNING {r.job}, r.claim_id, r.claimed_at, r.worker_id, s.keep, s.state, s.reason, s.error, s.stack
+    WHERE r.claim_id = ANY ($1::bigint[])
+      AND r.claim_nonce = ($2::bigint[])[width_bucket(r.claim_id, $1::bigint[])]
+    RETURNING {r.job}, r.claim_id, r.claim_nonce, r.claimed_at, r.worker_id,
+              ($3::bigint[])[width_bucket(r.claim_id, $1::bigint[])] AS keep{outcome}
 ), ` + release + `, kept AS (
     INSERT INTO {schema}.{target}
         (id, created_at, started_at, finished_at, worker_id, expires_on, attempt, max_attempts, reprocess_count,
          crash_count, priority, state, queue, kind, unique_scope, unique_key, fingerprint, reason, payload, raw, errors, props)
     SELECT m.id, m.created_at, m.claimed_at, clock_timestamp(), m.worker_id, ` + expiresOn + `,
-           m.attempt, m.max_attempts, m.reprocess_count + CASE WHEN m.state = 'bad_job' THEN 1 ELSE 0 END, m.crash_count, m.priority,
-           coalesce(m.state, 'completed'),
-           m.queue, m.kind, m.unique_scope, m.unique_key, m.fingerprint, nullif(m.reason, ''),
-           coalesce(m.payload, p.payload), coalesce(m.raw, p.raw),
-           CASE WHEN m.error IS NULL THEN m.errors
-                ELSE {schema}.append_error(m.errors, m.attempt, m.state, m.error, m.stack) END,
-           m.props
+           m.attempt, m.max_attempts, {reprocess_count}, m.crash_count, m.priority, {state},
+           m.queue, m.kind, m.unique_scope, m.unique_key, m.fingerprint, {reason},
+           coalesce(m.payload, p.payload), coalesce(m.raw, p.raw), {errors}, m.props
     FROM moved AS m
-    LEFT JOIN {schema}.job_payload AS p ON p.id = CASE WHEN m.payload_bytes > 0 THEN m.id END
+    ` + payload + `{request}
     WHERE m.keep <> -2
 )
 SELECT m.claim_id FROM moved AS m`
 
-// What a live job holds beside its row. The CASE and the null keys make each
-// join an index probe that costs nothing for a job that holds nothing.
-const release = `released AS (
-    DELETE FROM {schema}.job_unique AS u
-    USING moved AS m
-    WHERE u.scope = m.unique_scope AND u.key = m.unique_key AND u.job_id = m.id
-), unmarked AS (
-    DELETE FROM {schema}.job_fingerprint AS f
-    USING moved AS m
-    WHERE f.fingerprint = m.fingerprint AND f.job_id = m.id
-), unpacked AS (
-    DELETE FROM {schema}.job_payload AS p
-    USING moved AS m
-    WHERE p.id = CASE WHEN m.payload_bytes > 0 THEN m.id END
+// What a live job holds beside its row.
+var release = store.Release("moved", "true") + `, unpacked AS (
+    DELETE FROM {schema}.job_payload
+    WHERE id = ANY (ARRAY(SELECT m.id FROM moved AS m WHERE m.payload_bytes > 0))
 )`
+
+// A payload stored apart is one index probe; a job without one makes none.
+const payload = `LEFT JOIN LATERAL (
+        SELECT p.payload, p.raw
+        FROM {schema}.job_payload AS p
+        WHERE m.payload_bytes > 0 AND p.id = m.id
+        LIMIT 1
+    ) AS p ON true`
 
 const expiresOn = `CASE WHEN m.keep = -1 THEN 'infinity'::date
                 ELSE ((clock_timestamp() AT TIME ZONE 'UTC') + m.keep * interval '1 second')::date END`
 
 var (
-	settleArchive = store.Define(strings.ReplaceAll(settle, "{target}", "job_queue_archive"))
-	settleDLQ     = store.Define(strings.ReplaceAll(settle, "{target}", "job_queue_dlq"))
+	settleArchive = store.Define(strings.NewReplacer(
+		"{target}", "job_queue_archive", "{outcome}", "", "{request}", "", "{state}", "'completed'", "{reason}", "NULL",
+		"{errors}", "m.errors", "{reprocess_count}", "m.reprocess_count").Replace(settle))
+	settleDLQ = store.Define(strings.NewReplacer(
+		"{target}", "job_queue_dlq",
+		"{outcome}", `,
+              ($4::text[])[width_bucket(r.claim_id, $1::bigint[])] AS state,
+              ($5::text[])[width_bucket(r.claim_id, $1::bigint[])] AS reason,
+              ($6::text[])[width_bucket(r.claim_id, $1::bigint[])] AS error,
+              ($7::text[])[width_bucket(r.claim_id, $1::bigint[])] AS stack`,
+		"{request}", `
+    LEFT JOIN LATERAL (
+        SELECT r.claim_id, r.reason
+        FROM {schema}.job_cancel AS r
+        WHERE r.claim_id = m.claim_id AND r.claim_nonce = m.claim_nonce
+        LIMIT 1
+    ) AS c ON true`,
+		"{state}", "CASE WHEN c.claim_id IS NULL THEN m.state ELSE 'cancelled' END",
+		"{reason}", `CASE WHEN c.claim_id IS NULL THEN nullif(m.reason, '')
+                ELSE coalesce(nullif(c.reason, ''), 'cancelled while running') END`,
+		"{errors}", `CASE WHEN m.error IS NULL THEN m.errors
+                ELSE {schema}.append_error(m.errors, m.attempt, m.state, m.error, m.stack) END`,
+		"{reprocess_count}", "m.reprocess_count + CASE WHEN m.state = 'bad_job' THEN 1 ELSE 0 END").Replace(settle))
 )
 
 // Archive is the step that ends running jobs as completed. It reads ClaimIDs,
-// Nonces and Keep, and returns the claims that were still valid.
+// sorted, Nonces and Keep, and returns the claims that were still valid.
 func Archive(s *store.Settle) store.Step {
-	return store.Step{
-		Statement: settleArchive,
-		Args:      []any{s.ClaimIDs, s.Nonces, s.Keep, s.States, s.Reasons, s.Texts, s.Stacks},
-	}
+	return store.Step{Statement: settleArchive, Args: []any{s.ClaimIDs, s.Nonces, s.Keep}}
 }
 
 // DeadLetter is the step that ends running jobs in any other terminal state. It
-// reads ClaimIDs, Nonces, Keep, States, Reasons, Texts and Stacks.
+// reads ClaimIDs, sorted, Nonces, Keep, States, Reasons, Texts and Stacks.
 func DeadLetter(s *store.Settle) store.Step {
 	return store.Step{
 		Statement: settleDLQ,
@@ -84,7 +98,7 @@ func DeadLetter(s *store.Settle) store.Step {
 
 // The sweep does for job_finished what settle does for job_running. Retention
 // comes from the job, else from its queue, else from the default.
-const sweep = `
+var sweep = `
 WITH gone AS (
     DELETE FROM {schema}.job_finished
     WHERE ctid = ANY (ARRAY(
@@ -110,7 +124,7 @@ WITH gone AS (
            m.queue, m.kind, m.unique_scope, m.unique_key, m.fingerprint, m.reason,
            coalesce(m.payload, p.payload), coalesce(m.raw, p.raw), m.errors, m.props, m.result
     FROM moved AS m
-    LEFT JOIN {schema}.job_payload AS p ON p.id = CASE WHEN m.payload_bytes > 0 THEN m.id END
+    ` + payload + `
     WHERE m.keep <> -2
 )
 SELECT count(*) FROM moved`

@@ -39,7 +39,13 @@ type Keep struct {
 	DeadLetter int64
 }
 
+// valid reports whether partitions can be made for it.
+func (k Keep) valid() bool {
+	return k.Archive >= Nothing && k.Archive <= maxKeep && k.DeadLetter >= Nothing && k.DeadLetter <= maxKeep
+}
+
 const (
+	maxKeep      = 3650 * 86400 // what make_partitions makes
 	batch        = 1000
 	limit        = 30 * time.Second
 	daysAhead    = 7
@@ -72,9 +78,12 @@ func New(pool *pgxpool.Pool, opts Options) (*Janitor, error) {
 	if opts.Interval < 0 {
 		return nil, fmt.Errorf("janitor: Options.Interval = %v: must be positive, or 0 for the default of 1s", opts.Interval)
 	}
+	if !opts.Keep.valid() {
+		return nil, fmt.Errorf("janitor: Options.Keep = %+v: must be seconds, at most 10 years, Forever or Nothing", opts.Keep)
+	}
 	for name, k := range opts.Queues {
-		if k.Archive < Nothing || k.DeadLetter < Nothing {
-			return nil, fmt.Errorf("janitor: Options.Queues[%q] = %+v: must be seconds, Forever or Nothing", name, k)
+		if !k.valid() {
+			return nil, fmt.Errorf("janitor: Options.Queues[%q] = %+v: must be seconds, at most 10 years, Forever or Nothing", name, k)
 		}
 	}
 	return &Janitor{db: &store.DB{Schema: store.NewSchema(opts.Schema), Pool: pool}, opts: opts}, nil

@@ -157,7 +157,12 @@ func (r *Reaper) Once(ctx context.Context) (Result, error) {
 var lockStale = store.Define(`
 SELECT r.claim_id, r.claim_nonce
 FROM {schema}.job_running AS r
-LEFT JOIN {schema}.job_lease AS l ON l.claim_id = r.claim_id AND l.claim_nonce = r.claim_nonce
+LEFT JOIN LATERAL (
+    SELECT l.beat_at
+    FROM {schema}.job_lease AS l
+    WHERE l.claim_id = r.claim_id AND l.claim_nonce = r.claim_nonce
+    LIMIT 1
+) AS l ON true
 WHERE greatest(r.claimed_at, l.beat_at, (SELECT s.continuous_since FROM {schema}.job_sweep AS s WHERE s.name = 'reaper'))
       + r.lease_ms * interval '1 millisecond' < clock_timestamp()
 ORDER BY r.claim_id
@@ -169,8 +174,8 @@ FOR UPDATE OF r SKIP LOCKED`)
 var moveStale = store.Define(`
 WITH moved AS (
     DELETE FROM {schema}.job_running AS r
-    USING unnest($1::bigint[], $2::bigint[]) AS s(claim_id, claim_nonce)
-    WHERE r.claim_id = s.claim_id AND r.claim_nonce = s.claim_nonce
+    WHERE r.claim_id = ANY ($1::bigint[])
+      AND r.claim_nonce = ($2::bigint[])[width_bucket(r.claim_id, $1::bigint[])]
       AND NOT EXISTS (
           SELECT FROM {schema}.job_lease AS l
           WHERE l.claim_id = r.claim_id AND l.claim_nonce = r.claim_nonce
@@ -185,7 +190,12 @@ WITH moved AS (
                 WHEN m.attempt >= m.max_attempts THEN 'failed' END AS state,
            {schema}.append_error(m.errors, m.attempt, 'worker_lost', 'worker lost: no heartbeat of its claim', NULL) AS errors
     FROM moved AS m
-    LEFT JOIN {schema}.job_cancel AS c ON c.claim_id = m.claim_id AND c.claim_nonce = m.claim_nonce
+    LEFT JOIN LATERAL (
+        SELECT c.claim_id, c.reason
+        FROM {schema}.job_cancel AS c
+        WHERE c.claim_id = m.claim_id AND c.claim_nonce = m.claim_nonce
+        LIMIT 1
+    ) AS c ON true
 ), queued AS (
     INSERT INTO {schema}.job_queue ({job}, seq, lane)
     SELECT {j.job}, j.seq, -2
@@ -199,15 +209,7 @@ WITH moved AS (
                         ELSE 'worker lost' END
     FROM judged AS j
     WHERE j.state IS NOT NULL
-), released AS (
-    DELETE FROM {schema}.job_unique AS u
-    USING judged AS j
-    WHERE j.state IS NOT NULL AND u.scope = j.unique_scope AND u.key = j.unique_key AND u.job_id = j.id
-), unmarked AS (
-    DELETE FROM {schema}.job_fingerprint AS f
-    USING judged AS j
-    WHERE j.state IS NOT NULL AND f.fingerprint = j.fingerprint AND f.job_id = j.id
-)
+), ` + store.Release("judged", "h.state IS NOT NULL") + `
 SELECT coalesce(j.state, '') FROM judged AS j`)
 
 // reap moves one batch and returns how many stale rows it locked.
@@ -266,14 +268,7 @@ WHERE NOT EXISTS (
 // Each live job with a fingerprint is looked at once, so the cost is that of
 // the new ones, not of the live ones. Ids of jobs order by their time.
 var markDuplicates = store.Define(`
-WITH unchecked AS (
-    SELECT f.fingerprint, f.job_id
-    FROM {schema}.job_fingerprint AS f
-    WHERE NOT f.checked
-    ORDER BY f.job_id
-    LIMIT $1::integer
-    FOR UPDATE SKIP LOCKED
-), marked AS (
+WITH marked AS (
     UPDATE {schema}.job_fingerprint AS f
     SET checked = true,
         duplicate_of = (
@@ -282,8 +277,14 @@ WITH unchecked AS (
             WHERE older.fingerprint = f.fingerprint AND older.job_id < f.job_id
             ORDER BY older.job_id
             LIMIT 1)
-    FROM unchecked AS u
-    WHERE f.fingerprint = u.fingerprint AND f.job_id = u.job_id
+    WHERE f.job_id = ANY (ARRAY(
+        SELECT new.job_id
+        FROM {schema}.job_fingerprint AS new
+        WHERE NOT new.checked
+        ORDER BY new.job_id
+        LIMIT $1::integer
+        FOR UPDATE SKIP LOCKED
+    ))
     RETURNING f.duplicate_of
 )
 SELECT count(*), count(m.duplicate_of) FROM marked AS m`)

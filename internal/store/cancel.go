@@ -10,7 +10,7 @@ import (
 // A cancel visits the tables in the direction in which jobs move, each in a
 // statement with a snapshot of its own: a job that moved on while one statement
 // waited for its row is met by the next.
-const cancelLive = `
+var cancelLive = `
 WITH gone AS (
     DELETE FROM {schema}.{table} AS t
     WHERE t.id = ANY ($1::text[]::uuid[])
@@ -19,15 +19,7 @@ WITH gone AS (
     INSERT INTO {schema}.job_finished ({job}, state, reason)
     SELECT {g.job}, 'cancelled', nullif($2::text, '')
     FROM gone AS g
-), released AS (
-    DELETE FROM {schema}.job_unique AS u
-    USING gone AS g
-    WHERE u.scope = g.unique_scope AND u.key = g.unique_key AND u.job_id = g.id
-), unmarked AS (
-    DELETE FROM {schema}.job_fingerprint AS f
-    USING gone AS g
-    WHERE f.fingerprint = g.fingerprint AND f.job_id = g.id
-)
+), ` + Release("gone", "true") + `
 SELECT g.id FROM gone AS g`
 
 var (

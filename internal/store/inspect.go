@@ -11,17 +11,15 @@ import (
 
 // Filter selects jobs of the view; zero fields select all.
 type Filter struct {
-	IDs          []string
-	Queue        string
-	Kind         string
-	UniqueScope  *string
-	UniqueKey    string
-	Fingerprint  string
-	States       []string
-	LiveOnly     bool // no terminal state is asked for
-	After        string
-	Limit        int
-	FinishedOnly bool
+	IDs         []string
+	Queue       string
+	Kind        string
+	UniqueKey   string
+	Fingerprint string
+	States      []string
+	LiveOnly    bool // no terminal state is asked for
+	After       string
+	Limit       int
 }
 
 // Info is a row of the view.
@@ -75,13 +73,12 @@ func (f *Filter) where() (string, []any) {
 	if f.UniqueKey != "" {
 		add("j.unique_key = $%d::text", f.UniqueKey)
 		if f.LiveOnly {
-			scope := f.Queue
-			if f.UniqueScope != nil {
-				scope = *f.UniqueScope
-			}
-			args = append(args, scope)
+			// The primary key starts with the scope: the queue, or empty for a
+			// global key. Every queue of a live job has a lane.
+			args = append(args, f.Queue)
 			conds = append(conds, fmt.Sprintf(
-				"j.id IN (SELECT u.job_id FROM {schema}.job_unique AS u WHERE u.key = $%d::text AND u.scope = $%d::text)",
+				`j.id IN (SELECT u.job_id FROM {schema}.job_unique AS u WHERE u.key = $%d::text AND u.scope = ANY (ARRAY(
+      SELECT DISTINCT l.queue FROM {schema}.job_lane AS l WHERE $%[2]d::text IN ('', l.queue) UNION ALL SELECT '')))`,
 				len(args)-1, len(args)))
 		}
 	}

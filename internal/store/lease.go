@@ -14,8 +14,9 @@ import (
 var beat = Define(`
 WITH alive AS MATERIALIZED (
     SELECT r.claim_id, r.claim_nonce
-    FROM unnest($1::bigint[], $2::bigint[]) AS m(claim_id, claim_nonce)
-    JOIN {schema}.job_running AS r ON r.claim_id = m.claim_id AND r.claim_nonce = m.claim_nonce
+    FROM {schema}.job_running AS r
+    WHERE r.claim_id = ANY ($1::bigint[])
+      AND r.claim_nonce = ($2::bigint[])[width_bucket(r.claim_id, $1::bigint[])]
 ), beaten AS (
     INSERT INTO {schema}.job_lease AS l (claim_id, claim_nonce, beat_at)
     SELECT a.claim_id, a.claim_nonce, clock_timestamp()
@@ -25,7 +26,8 @@ WITH alive AS MATERIALIZED (
 )
 SELECT a.claim_id FROM alive AS a`)
 
-// Beat renews the leases and returns the claims that still hold.
+// Beat renews the leases and returns the claims that still hold. The claims are
+// sorted by id.
 func (db *DB) Beat(ctx context.Context, limit time.Duration, claimIDs, nonces []int64) (map[int64]bool, error) {
 	alive := make(map[int64]bool, len(claimIDs))
 	err := db.Tx(ctx, limit, Step{Statement: beat, Args: []any{claimIDs, nonces}, Scan: func(row pgx.Rows) error {

@@ -3,6 +3,11 @@ package store
 // Every statement here moves jobs out of job_running and matches both parts of
 // the fence, claim_id and claim_nonce. A claim that no longer exists moves
 // nothing; the caller learns which claims were moved from the rows returned.
+//
+// The claims come as arrays sorted by claim_id. The rows are found by claim_id =
+// ANY, an index scan whatever the statistics say, where a join with the arrays
+// would be planned by them, badly when the plan was made on an empty table. The
+// place of a row's claim in the arrays is width_bucket's answer, a binary search.
 
 // Settle is a batch of outcomes of one sort, by column. Which columns a
 // statement reads, its comment says.
@@ -23,10 +28,11 @@ type Settle struct {
 // has a snapshot that sees every cancel request made before the lock.
 var LockClaims = Define(`
 SELECT r.claim_id
-FROM unnest($1::bigint[], $2::bigint[]) AS s(claim_id, claim_nonce)
-JOIN {schema}.job_running AS r ON r.claim_id = s.claim_id AND r.claim_nonce = s.claim_nonce
+FROM {schema}.job_running AS r
+WHERE r.claim_id = ANY ($1::bigint[])
+  AND r.claim_nonce = ($2::bigint[])[width_bucket(r.claim_id, $1::bigint[])]
 ORDER BY r.claim_id
-FOR UPDATE OF r`)
+FOR UPDATE`)
 
 // SettleWaiting moves jobs to job_waiting: retries, with their error recorded,
 // reschedules, deferrals and parked jobs. A job that was asked to stop goes to
@@ -37,11 +43,14 @@ FOR UPDATE OF r`)
 var SettleWaiting = Define(`
 WITH moved AS (
     DELETE FROM {schema}.job_running AS r
-    USING unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::bigint[])
-          AS s(claim_id, claim_nonce, reason, error, stack, run_at_us, after_us)
-    WHERE r.claim_id = s.claim_id AND r.claim_nonce = s.claim_nonce
+    WHERE r.claim_id = ANY ($1::bigint[])
+      AND r.claim_nonce = ($2::bigint[])[width_bucket(r.claim_id, $1::bigint[])]
     RETURNING {r.job}, r.claim_id, r.claim_nonce, r.claimed_at, r.worker_id,
-              s.reason, s.error, s.stack, s.run_at_us, s.after_us
+              ($3::text[])[width_bucket(r.claim_id, $1::bigint[])] AS reason,
+              ($4::text[])[width_bucket(r.claim_id, $1::bigint[])] AS error,
+              ($5::text[])[width_bucket(r.claim_id, $1::bigint[])] AS stack,
+              ($6::bigint[])[width_bucket(r.claim_id, $1::bigint[])] AS run_at_us,
+              ($7::bigint[])[width_bucket(r.claim_id, $1::bigint[])] AS after_us
 ), judged AS MATERIALIZED (
     SELECT m.claim_id, m.claimed_at, m.worker_id, m.reason, m.run_at_us, m.after_us,
            m.id, m.created_at, m.max_attempts, m.payload_bytes, m.priority, m.queue, m.kind,
@@ -53,7 +62,12 @@ WITH moved AS (
                 ELSE {schema}.append_error(m.errors, m.attempt, m.reason, m.error, m.stack) END AS errors,
            c.claim_id IS NOT NULL AS cancelled, c.reason AS cancel_reason
     FROM moved AS m
-    LEFT JOIN {schema}.job_cancel AS c ON c.claim_id = m.claim_id AND c.claim_nonce = m.claim_nonce
+    LEFT JOIN LATERAL (
+        SELECT c.claim_id, c.reason
+        FROM {schema}.job_cancel AS c
+        WHERE c.claim_id = m.claim_id AND c.claim_nonce = m.claim_nonce
+        LIMIT 1
+    ) AS c ON true
 ), waiting AS (
     INSERT INTO {schema}.job_waiting ({job}, run_at, reason)
     SELECT {j.job},
@@ -70,15 +84,7 @@ WITH moved AS (
            j.claimed_at, j.worker_id, 'cancelled', coalesce(nullif(j.cancel_reason, ''), 'cancelled while running')
     FROM judged AS j
     WHERE j.cancelled
-), released AS (
-    DELETE FROM {schema}.job_unique AS u
-    USING judged AS j
-    WHERE j.cancelled AND u.scope = j.unique_scope AND u.key = j.unique_key AND u.job_id = j.id
-), unmarked AS (
-    DELETE FROM {schema}.job_fingerprint AS f
-    USING judged AS j
-    WHERE j.cancelled AND f.fingerprint = j.fingerprint AND f.job_id = j.id
-)
+), ` + Release("judged", "h.cancelled") + `
 SELECT j.claim_id FROM judged AS j`)
 
 // SettleGiveBack moves jobs back to the queue as if they had never been claimed:
@@ -87,14 +93,20 @@ SELECT j.claim_id FROM judged AS j`)
 var SettleGiveBack = Define(`
 WITH moved AS (
     DELETE FROM {schema}.job_running AS r
-    USING unnest($1::bigint[], $2::bigint[], $3::smallint[]) AS s(claim_id, claim_nonce, lane)
-    WHERE r.claim_id = s.claim_id AND r.claim_nonce = s.claim_nonce
-    RETURNING {r.job}, r.claim_id, r.claim_nonce, r.claimed_at, r.worker_id, r.seq, s.lane
+    WHERE r.claim_id = ANY ($1::bigint[])
+      AND r.claim_nonce = ($2::bigint[])[width_bucket(r.claim_id, $1::bigint[])]
+    RETURNING {r.job}, r.claim_id, r.claim_nonce, r.claimed_at, r.worker_id, r.seq,
+              ($3::smallint[])[width_bucket(r.claim_id, $1::bigint[])] AS lane
 ), judged AS MATERIALIZED (
     SELECT {m.job}, m.claim_id, m.claimed_at, m.worker_id, m.seq, m.lane,
            c.claim_id IS NOT NULL AS cancelled, c.reason AS cancel_reason
     FROM moved AS m
-    LEFT JOIN {schema}.job_cancel AS c ON c.claim_id = m.claim_id AND c.claim_nonce = m.claim_nonce
+    LEFT JOIN LATERAL (
+        SELECT c.claim_id, c.reason
+        FROM {schema}.job_cancel AS c
+        WHERE c.claim_id = m.claim_id AND c.claim_nonce = m.claim_nonce
+        LIMIT 1
+    ) AS c ON true
 ), queued AS (
     INSERT INTO {schema}.job_queue ({job}, seq, lane)
     SELECT j.id, j.created_at, j.attempt - 1, j.max_attempts, j.reprocess_count, j.crash_count, j.payload_bytes,
@@ -107,26 +119,22 @@ WITH moved AS (
     SELECT {j.job}, j.claimed_at, j.worker_id, 'cancelled', coalesce(nullif(j.cancel_reason, ''), 'cancelled while running')
     FROM judged AS j
     WHERE j.cancelled
-), released AS (
-    DELETE FROM {schema}.job_unique AS u
-    USING judged AS j
-    WHERE j.cancelled AND u.scope = j.unique_scope AND u.key = j.unique_key AND u.job_id = j.id
-), unmarked AS (
-    DELETE FROM {schema}.job_fingerprint AS f
-    USING judged AS j
-    WHERE j.cancelled AND f.fingerprint = j.fingerprint AND f.job_id = j.id
-)
+), ` + Release("judged", "h.cancelled") + `
 SELECT j.claim_id FROM judged AS j`)
 
 // SettleAside moves ended jobs to job_finished, where the janitor finds them:
-// the way of an outcome that cannot go to the archive or the DLQ directly.
+// the way of an outcome that cannot go to the archive or the DLQ directly. One
+// that was asked to stop and has not completed ends as cancelled.
 var SettleAside = Define(`
 WITH moved AS (
     DELETE FROM {schema}.job_running AS r
-    USING unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[])
-          AS s(claim_id, claim_nonce, state, reason, error, stack)
-    WHERE r.claim_id = s.claim_id AND r.claim_nonce = s.claim_nonce
-    RETURNING {r.job}, r.claim_id, r.claimed_at, r.worker_id, s.state, s.reason, s.error, s.stack
+    WHERE r.claim_id = ANY ($1::bigint[])
+      AND r.claim_nonce = ($2::bigint[])[width_bucket(r.claim_id, $1::bigint[])]
+    RETURNING {r.job}, r.claim_id, r.claim_nonce, r.claimed_at, r.worker_id,
+              ($3::text[])[width_bucket(r.claim_id, $1::bigint[])] AS state,
+              ($4::text[])[width_bucket(r.claim_id, $1::bigint[])] AS reason,
+              ($5::text[])[width_bucket(r.claim_id, $1::bigint[])] AS error,
+              ($6::text[])[width_bucket(r.claim_id, $1::bigint[])] AS stack
 ), finished AS (
     INSERT INTO {schema}.job_finished ({job}, started_at, worker_id, state, reason)
     SELECT m.id, m.created_at, m.attempt, m.max_attempts, m.reprocess_count + CASE WHEN m.state = 'bad_job' THEN 1 ELSE 0 END,
@@ -134,21 +142,49 @@ WITH moved AS (
            m.priority, m.queue, m.kind, m.unique_scope, m.unique_key, m.fingerprint, m.payload, m.raw,
            CASE WHEN m.error IS NULL THEN m.errors
                 ELSE {schema}.append_error(m.errors, m.attempt, m.state, m.error, m.stack) END,
-           m.props, m.claimed_at, m.worker_id, m.state, nullif(m.reason, '')
+           m.props, m.claimed_at, m.worker_id,
+           CASE WHEN c.claim_id IS NULL THEN m.state ELSE 'cancelled' END,
+           CASE WHEN c.claim_id IS NULL THEN nullif(m.reason, '') ELSE coalesce(nullif(c.reason, ''), 'cancelled while running') END
     FROM moved AS m
-), released AS (
-    DELETE FROM {schema}.job_unique AS u
-    USING moved AS m
-    WHERE u.scope = m.unique_scope AND u.key = m.unique_key AND u.job_id = m.id
-), unmarked AS (
-    DELETE FROM {schema}.job_fingerprint AS f
-    USING moved AS m
-    WHERE f.fingerprint = m.fingerprint AND f.job_id = m.id
-)
+    LEFT JOIN LATERAL (
+        SELECT r.claim_id, r.reason
+        FROM {schema}.job_cancel AS r
+        WHERE m.state <> 'completed' AND r.claim_id = m.claim_id AND r.claim_nonce = m.claim_nonce
+        LIMIT 1
+    ) AS c ON true
+), ` + Release("moved", "true") + `
 SELECT m.claim_id FROM moved AS m`)
 
 // ForgetLeases drops the leases of claims that have ended.
 var ForgetLeases = Define(`
 DELETE FROM {schema}.job_lease AS l
-USING unnest($1::bigint[], $2::bigint[]) AS s(claim_id, claim_nonce)
-WHERE l.claim_id = s.claim_id AND l.claim_nonce = s.claim_nonce`)
+WHERE l.claim_id = ANY ($1::bigint[])
+  AND l.claim_nonce = ($2::bigint[])[width_bucket(l.claim_id, $1::bigint[])]`)
+
+// Release are the CTEs that free what jobs hold beside their rows when they
+// end: those of the CTE from for which cond, over the alias h, is true. Each
+// row is found by an index, without a join that statistics could turn round.
+// Rows of job_unique are never updated, so a row found by its ctid is that row.
+func Release(from, cond string) string {
+	return `released AS (
+    DELETE FROM {schema}.job_unique
+    WHERE ctid = ANY (ARRAY(
+        SELECT held.ctid
+        FROM ` + from + ` AS h
+        CROSS JOIN LATERAL (
+            SELECT u.ctid
+            FROM {schema}.job_unique AS u
+            WHERE u.scope = h.unique_scope AND u.key = h.unique_key AND u.job_id = h.id
+            LIMIT 1
+        ) AS held
+        WHERE h.unique_key IS NOT NULL AND ` + cond + `
+    ))
+), unmarked AS (
+    DELETE FROM {schema}.job_fingerprint
+    WHERE job_id = ANY (ARRAY(
+        SELECT h.id
+        FROM ` + from + ` AS h
+        WHERE h.fingerprint IS NOT NULL AND ` + cond + `
+    ))
+)`
+}

@@ -146,12 +146,12 @@ CREATE INDEX job_client_id_inserted_at ON {schema}.job_client_id (inserted_at);
 -- Live jobs that carry a fingerprint. The reaper looks at each row once
 -- (checked) and notes the oldest other live job of the same fingerprint.
 CREATE TABLE {schema}.job_fingerprint (
+    job_id       uuid        NOT NULL PRIMARY KEY,
     fingerprint  text        NOT NULL,
-    job_id       uuid        NOT NULL,
     checked      boolean     NOT NULL DEFAULT false,
-    duplicate_of uuid,
-    PRIMARY KEY (fingerprint, job_id)
+    duplicate_of uuid
 );
+CREATE INDEX job_fingerprint_fingerprint ON {schema}.job_fingerprint (fingerprint, job_id);
 CREATE INDEX job_fingerprint_unchecked ON {schema}.job_fingerprint (job_id) WHERE NOT checked;
 
 -- Terminal, not yet moved to the archive or the dead letter queue: what cancel,
