@@ -14,7 +14,15 @@ import (
 	"github.com/simplequeue/simplequeue/internal/pgtest"
 )
 
-func TestMain(m *testing.M) { pgtest.Main(m) }
+func TestMain(m *testing.M) {
+	if processMain() {
+		return // this was a worker process of some test
+	}
+	pgtest.Main(m)
+}
+
+// processMain runs the binary as a worker process if a test started it as one.
+var processMain = func() bool { return false }
 
 // newQueue returns a queue on a pool, quiet unless the test brings a logger.
 func newQueue(t testing.TB, pool *pgxpool.Pool, opts simplequeue.Options) *simplequeue.SimpleQueue {

@@ -1,0 +1,466 @@
+//go:build unix
+
+package simplequeue_test
+
+import (
+	"context"
+	"errors"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/simplequeue/simplequeue"
+	"github.com/simplequeue/simplequeue/internal/pgtest"
+)
+
+// outage is how long the database is away under load: several leases. With
+// SIMPLEQUEUE_TEST_LONG=1 in the environment it is a minute.
+const (
+	outage       = 8 * time.Second
+	longOutage   = 60 * time.Second
+	longVariable = "SIMPLEQUEUE_TEST_LONG"
+)
+
+func init() {
+	// A worker that tells, whenever asked, what it has done and what that cost.
+	scenarios["outage"] = func(w *workerProcess) {
+		var ended atomic.Int64
+		release := make(chan struct{})
+		q := w.queue(simplequeue.Options{
+			HeartbeatInterval: time.Second,
+			Handlers: []simplequeue.Handler{simplequeue.HandlerFunc("outage", func(ctx context.Context, job *simplequeue.Job) error {
+				if job.Kind == "long" {
+					select {
+					case <-release:
+					case <-ctx.Done():
+						return context.Cause(ctx)
+					}
+				} else {
+					time.Sleep(10 * time.Millisecond)
+				}
+				ended.Add(1)
+				return nil
+			})},
+		})
+		go func() { w.say("error: Run: %v", q.Run(context.Background())) }()
+		for w.in.Scan() {
+			if w.in.Text() == "release" {
+				close(release)
+			}
+			var use syscall.Rusage
+			_ = syscall.Getrusage(syscall.RUSAGE_SELF, &use)
+			s, h := q.Stats(), q.Health()
+			cpu := time.Duration(use.Utime.Nano() + use.Stime.Nano())
+			w.say("state %v %d %d %d %d %s", h.OK, cpu.Milliseconds(), ended.Load(), s.Reaped, s.LeasesLost, strings.Join(h.Problems, "; "))
+		}
+		os.Exit(0)
+	}
+}
+
+// workerState is what a worker of the scenario says about itself.
+type workerState struct {
+	healthy             bool
+	cpu                 time.Duration
+	ended, reaped, lost int
+}
+
+func ask(t *testing.T, p *process, word string) (s workerState) {
+	t.Helper()
+	if _, err := p.in.Write([]byte(word + "\n")); err != nil {
+		t.Fatal(err)
+	}
+	f := strings.Fields(p.await(t, "state"))
+	number := func(i int) int { n, _ := strconv.Atoi(f[i]); return n }
+	return workerState{f[0] == "true", time.Duration(number(1)) * time.Millisecond, number(2), number(3), number(4)}
+}
+
+// The database is away for many leases, under load: no lease ages, no attempt
+// is used, no outcome is lost or written twice, the worker waits without a busy
+// loop, says that it is not well, and serves again within five seconds.
+func TestOutageUnderLoadCostsNothing(t *testing.T) {
+	t.Parallel()
+	away := outage
+	if os.Getenv(longVariable) != "" {
+		away = longOutage
+	}
+	server := pgtest.OwnServer(t, nil)
+	pgtest.Migrated(t, server.URL())
+	pool := pgtest.Pool(t, server.URL(), 4)
+	q := newQueue(t, pool, simplequeue.Options{})
+	const long, quick = 20, 3000
+	if _, err := q.InsertMany(t.Context(), repeat(long, simplequeue.NewJob{Queue: "outage", Kind: "long"})); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := q.InsertMany(t.Context(), repeat(quick, simplequeue.NewJob{Queue: "outage"})); err != nil {
+		t.Fatal(err)
+	}
+	p := startProcess(t, "outage", server.URL(), "")
+	eventually(t, "jobs end", func() bool { return ask(t, p, "state").ended > 200 })
+	if err := server.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(time.Second) // handlers come to their end meanwhile
+	before, began := ask(t, p, "state"), time.Now()
+	eventually(t, "health turns red", func() bool { return !ask(t, p, "state").healthy })
+	if red := time.Since(began); red > 6*time.Second {
+		t.Errorf("health turned red after %v", red)
+	}
+	time.Sleep(away - time.Second - time.Since(began))
+	after, spent := ask(t, p, "state"), time.Since(began)
+	if share := float64(after.cpu-before.cpu) / float64(spent); share > 0.25 {
+		t.Errorf("the worker used %.0f %% of a core while the database was away, want at most 25 %%", 100*share)
+	}
+	if err := server.Restart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	back := time.Now()
+	eventually(t, "jobs end again", func() bool { return ask(t, p, "state").ended > after.ended })
+	if took := time.Since(back); took > 5*time.Second {
+		t.Errorf("serving again %v after the return of the database, want at most 5 s", took)
+	}
+	time.Sleep(3 * time.Second) // a lease: what was to be reaped would be by now
+	ask(t, p, "release")
+	eventually(t, "all jobs are done", func() bool { return counts(t, q, "outage")[simplequeue.StateCompleted] == long+quick })
+	var again int
+	err := pool.QueryRow(t.Context(), "SELECT count(*) FROM simplequeue.job_queue_archive WHERE attempt <> 1 OR crash_count <> 0 OR errors IS NOT NULL").Scan(&again)
+	if err != nil || again != 0 {
+		t.Errorf("%d jobs took more than one attempt, %v, want none", again, err)
+	}
+	end := ask(t, p, "state")
+	if end.ended != long+quick || end.reaped != 0 || end.lost != 0 {
+		t.Errorf("handlers ended %d times, %d leases reaped, %d lost, want %d, 0, 0", end.ended, end.reaped, end.lost, long+quick)
+	}
+	eventually(t, "health turns green", func() bool { return ask(t, p, "state").healthy })
+}
+
+// Backends killed again and again under load: everything completes on its first
+// attempt, once.
+func TestKilledConnectionsCostNoAttempt(t *testing.T) {
+	t.Parallel()
+	url := pgtest.Database(t)
+	pool := pgtest.Pool(t, url, 4)
+	var runs sync.Map
+	q := newQueue(t, pgtest.Pool(t, url, 4), handler("term", func(_ context.Context, job *simplequeue.Job) error {
+		n, _ := runs.LoadOrStore(job.ID, new(atomic.Int64))
+		n.(*atomic.Int64).Add(1)
+		time.Sleep(20 * time.Millisecond)
+		return nil
+	}))
+	start(t, q)
+	ins := newQueue(t, pool, simplequeue.Options{})
+	const many = 3000
+	if _, err := ins.InsertMany(t.Context(), repeat(many, simplequeue.NewJob{Queue: "term"})); err != nil {
+		t.Fatal(err)
+	}
+	for range 10 {
+		time.Sleep(100 * time.Millisecond)
+		if _, err := pool.Exec(t.Context(), `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+			WHERE datname = current_database() AND pid <> pg_backend_pid()`); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, "all are done", func() bool { return counts(t, ins, "term")[simplequeue.StateCompleted] == many })
+	var again int
+	if err := pool.QueryRow(t.Context(), "SELECT count(*) FROM simplequeue.job_queue_archive WHERE attempt <> 1 OR crash_count <> 0").Scan(&again); err != nil || again != 0 {
+		t.Errorf("%d jobs took more than one attempt, %v", again, err)
+	}
+	runs.Range(func(id, n any) bool {
+		if n.(*atomic.Int64).Load() != 1 {
+			t.Errorf("job %v ran %d times", id, n.(*atomic.Int64).Load())
+		}
+		return true
+	})
+	if s := q.Stats(); s.Completed != many || s.LeasesLost != 0 {
+		t.Errorf("completed %d, leases lost %d, want %d and 0", s.Completed, s.LeasesLost, many)
+	}
+}
+
+// After a failover the old address may be a standby. Its connections are not
+// kept, nothing is counted against any job, outcomes wait, and work goes on as
+// soon as a server there takes writes again.
+func TestReadOnlyServerCostsNothingAndKeepsNoConnection(t *testing.T) {
+	t.Parallel()
+	server := pgtest.OwnServer(t, map[string]string{"wal_level": "replica"})
+	pgtest.Migrated(t, server.URL())
+	var dials atomic.Int64
+	config, err := pgxpool.ParseConfig(server.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	config.ConnConfig.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		dials.Add(1)
+		return new(net.Dialer).DialContext(ctx, network, addr)
+	}
+	pool, err := pgxpool.NewWithConfig(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pool.Close()
+	makeRoom(t, pool)
+	release := make(chan struct{})
+	o := handler("failover", func(ctx context.Context, _ *simplequeue.Job) error {
+		select {
+		case <-release:
+			return nil
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	})
+	o.HeartbeatInterval, o.QueuePermits = time.Second, 5
+	q := newQueue(t, pool, o)
+	stop := start(t, q)
+	if _, err := q.InsertMany(t.Context(), repeat(20, simplequeue.NewJob{Queue: "failover", MaxAttempts: 1})); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "jobs run", func() bool { return q.Stats().Queues["failover"].Running == 5 })
+	var dir string
+	if err := pool.QueryRow(t.Context(), "SHOW data_directory").Scan(&dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "standby.signal"), nil, 0o644); err != nil {
+		t.Skipf("no way into the server's folder: %v", err)
+	}
+	if err := server.Restart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	close(release)
+	before := dials.Load()
+	eventually(t, "health turns red", func() bool { return !q.Health().OK })
+	eventually(t, "connections to the standby are given up", func() bool { return dials.Load() > before+6 })
+	if c := counts(t, q, "failover"); c[simplequeue.StateRunning] != 5 || c[simplequeue.StatePending] != 15 {
+		t.Errorf("on the standby: %v, want 5 running and 15 pending", c)
+	}
+	if _, err := pool.Exec(t.Context(), "SELECT pg_promote()"); err != nil {
+		t.Fatal(err)
+	}
+	promoted := time.Now()
+	eventually(t, "all are done", func() bool { return counts(t, q, "failover")[simplequeue.StateCompleted] == 20 })
+	if took := time.Since(promoted); took > 10*time.Second {
+		t.Errorf("done %v after the promotion, want at most 10 s", took)
+	}
+	if s := q.Stats(); s.Completed != 20 || s.Reaped != 0 || s.LeasesLost != 0 {
+		t.Errorf("completed %d, reaped %d, leases lost %d, want 20, 0, 0", s.Completed, s.Reaped, s.LeasesLost)
+	}
+	if err := stop(); err != nil {
+		t.Errorf("Run: %v", err)
+	}
+}
+
+// sentAtOnce is a pool on which each transaction is one message, so that an
+// answer which is lost is that of the whole.
+func sentAtOnce(t *testing.T, url string) *pgxpool.Pool {
+	t.Helper()
+	config, err := pgxpool.ParseConfig(url + "&default_query_exec_mode=exec")
+	if err != nil {
+		t.Fatal(err)
+	}
+	config.ShouldPing = func(context.Context, pgxpool.ShouldPingParams) bool { return false }
+	pool, err := pgxpool.NewWithConfig(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(pool.Close)
+	return pool
+}
+
+// waiting counts the statements that wait for a lock, of those with a text.
+func waiting(t *testing.T, pool *pgxpool.Pool, text string) (n int) {
+	t.Helper()
+	err := pool.QueryRow(t.Context(), `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+		AND pid <> pg_backend_pid() AND wait_event_type = 'Lock' AND query LIKE '%' || $1 || '%'`, text).Scan(&n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// awaitWoken inserts a job that a worker, once it listens, runs at once.
+func awaitWoken(t *testing.T, ins *simplequeue.SimpleQueue, queue string) {
+	t.Helper()
+	awaitState(t, ins, insert(t, ins, simplequeue.NewJob{Queue: queue}), simplequeue.StateCompleted)
+}
+
+// The answer to a settle is lost, though it has committed: the outcome is
+// written again, which changes nothing, and counts once.
+func TestLostAnswerToASettleIsMadeGood(t *testing.T) {
+	t.Parallel()
+	url := pgtest.Database(t)
+	direct := pgtest.Pool(t, url, 4)
+	makeRoom(t, direct)
+	proxy := pgtest.NewProxy(t, url)
+	var runs atomic.Int64
+	q := newQueue(t, sentAtOnce(t, proxy.URL()), handler("lost", func(context.Context, *simplequeue.Job) error { runs.Add(1); return nil }))
+	start(t, q)
+	ins := newQueue(t, direct, simplequeue.Options{})
+	unlock := lock(t, direct, "simplequeue.job_queue_archive IN EXCLUSIVE MODE")
+	id := insert(t, ins, simplequeue.NewJob{Queue: "lost", MaxAttempts: 1})
+	eventually(t, "the outcome is being written", func() bool { return waiting(t, direct, "WITH moved AS") == 1 })
+	proxy.DropReplies()
+	unlock()
+	awaitState(t, ins, id, simplequeue.StateCompleted)
+	proxy.Heal()
+	eventually(t, "the outcome is confirmed", func() bool { s := q.Stats(); return s.Completed+s.LeasesLost == 1 })
+	if s := q.Stats(); s.Completed != 1 || s.LeasesLost != 0 || runs.Load() != 1 {
+		t.Errorf("completed %d, leases lost %d, %d runs, want 1, 0, 1", s.Completed, s.LeasesLost, runs.Load())
+	}
+}
+
+// The answer to a claim is lost, though it has committed: the worker finds the
+// jobs and starts them, without using another attempt.
+func TestLostAnswerToAClaimIsMadeGood(t *testing.T) {
+	t.Parallel()
+	url := pgtest.Database(t)
+	direct := pgtest.Pool(t, url, 4)
+	makeRoom(t, direct)
+	proxy := pgtest.NewProxy(t, url)
+	var runs atomic.Int64
+	o := handler("lost", func(context.Context, *simplequeue.Job) error { runs.Add(1); return nil })
+	o.PollInterval = time.Minute // only wake-ups make claims
+	q := newQueue(t, sentAtOnce(t, proxy.URL()), o)
+	start(t, q)
+	ins := newQueue(t, direct, simplequeue.Options{})
+	awaitWoken(t, ins, "lost")
+	unlock := lock(t, direct, "simplequeue.job_running IN EXCLUSIVE MODE")
+	id := insert(t, ins, simplequeue.NewJob{Queue: "lost", MaxAttempts: 1})
+	eventually(t, "the claim waits", func() bool { return waiting(t, direct, "FROM unnest($5::integer[]") == 1 })
+	proxy.DropReplies()
+	unlock()
+	awaitState(t, ins, id, simplequeue.StateRunning)
+	if n := runs.Load(); n != 1 {
+		t.Errorf("the handler has run %d times, want 1: the second claim's answer was lost", n)
+	}
+	proxy.Heal()
+	if got := awaitState(t, ins, id, simplequeue.StateCompleted); got.Attempt != 1 || got.CrashCount != 0 || runs.Load() != 2 {
+		t.Errorf("attempt %d, crash count %d, %d runs, want 1, 0, 2", got.Attempt, got.CrashCount, runs.Load())
+	}
+}
+
+// A claim whose connection has broken may commit later than its owner looks for
+// it: the server goes on with what it was sent. The owner looks again.
+func TestClaimThatCommitsAfterItsConnectionBrokeIsAdopted(t *testing.T) {
+	t.Parallel()
+	url := pgtest.Database(t)
+	direct := pgtest.Pool(t, url, 4)
+	makeRoom(t, direct)
+	proxy := pgtest.NewProxy(t, url)
+	o := handler("late", func(context.Context, *simplequeue.Job) error { return nil })
+	o.PollInterval = time.Minute // only wake-ups make claims
+	q := newQueue(t, sentAtOnce(t, proxy.URL()), o)
+	start(t, q)
+	ins := newQueue(t, direct, simplequeue.Options{})
+	awaitWoken(t, ins, "late")
+	unlock := lock(t, direct, "simplequeue.job_running IN EXCLUSIVE MODE")
+	id := insert(t, ins, simplequeue.NewJob{Queue: "late", MaxAttempts: 1})
+	eventually(t, "the claim waits", func() bool { return waiting(t, direct, "FROM unnest($5::integer[]") == 1 })
+	proxy.Cut()
+	proxy.Heal()
+	time.Sleep(time.Second) // the poller looks for its claim, which is not there yet
+	unlock()
+	got := awaitState(t, ins, id, simplequeue.StateCompleted)
+	if got.Attempt != 1 || got.CrashCount != 0 {
+		t.Errorf("attempt %d, crash count %d, want 1 and 0: no worker was lost", got.Attempt, got.CrashCount)
+	}
+}
+
+// A worker cut off from the database for several leases, while others are not:
+// its job runs elsewhere, there is one terminal write, the handler that goes on
+// is told that the lease is lost, and its slot is freed once.
+func TestCutOffWorkerLosesItsLease(t *testing.T) {
+	t.Parallel()
+	for _, returns := range []bool{false, true} {
+		t.Run("handler returns meanwhile "+strconv.FormatBool(returns), func(t *testing.T) {
+			t.Parallel()
+			url := pgtest.Database(t)
+			direct := pgtest.Pool(t, url, 4)
+			makeRoom(t, direct)
+			proxy := pgtest.NewProxy(t, url)
+			running, release, cause := make(chan struct{}, 9), make(chan struct{}), make(chan error, 9)
+			o := briefLeases(handler("cut", func(ctx context.Context, _ *simplequeue.Job) error {
+				running <- struct{}{}
+				select {
+				case <-release:
+					return errors.New("the stale one")
+				case <-ctx.Done():
+					cause <- context.Cause(ctx)
+					return ctx.Err()
+				}
+			}))
+			o.QueuePermits = 1
+			q := newQueue(t, pgtest.Pool(t, proxy.URL(), 2), o)
+			stop := start(t, q)
+			ins := newQueue(t, direct, simplequeue.Options{})
+			id := insert(t, ins, simplequeue.NewJob{Queue: "cut"})
+			<-running
+			proxy.Blackhole()
+			next := newQueue(t, direct, briefLeases(handler("cut", func(context.Context, *simplequeue.Job) error { return nil })))
+			start(t, next)
+			if returns {
+				close(release)
+			}
+			before := awaitState(t, ins, id, simplequeue.StateCompleted)
+			proxy.Heal()
+			if !returns {
+				if err := <-cause; !errors.Is(err, simplequeue.ErrLeaseLost) {
+					t.Errorf("the handler's context ended by %v, want %v", err, simplequeue.ErrLeaseLost)
+				}
+			}
+			eventually(t, "the slot is free", func() bool { s := q.Stats(); return s.Running == 0 && s.Queues["cut"].InFlight == 0 })
+			if err := stop(); err != nil {
+				t.Errorf("Run: %v", err)
+			}
+			after := get(t, ins, id)
+			if after.Attempt != 2 || after.WorkerID != before.WorkerID || after.FinishedAt != before.FinishedAt || len(after.Errors) != 1 {
+				t.Errorf("after the return: attempt %d, finished %v, errors %+v, before: finished %v, want nothing changed",
+					after.Attempt, after.FinishedAt, after.Errors, before.FinishedAt)
+			}
+			var rows int
+			if err := direct.QueryRow(t.Context(), "SELECT count(*) FROM simplequeue.job WHERE id = $1", id).Scan(&rows); err != nil || rows != 1 {
+				t.Errorf("%d rows of the job, %v, want 1", rows, err)
+			}
+		})
+	}
+}
+
+// A restored copy of a database in which jobs were running under workers that
+// do not exist there: all of it runs.
+func TestRestoredCopyRecovers(t *testing.T) {
+	t.Parallel()
+	f := newFenced(t, 10)
+	name := "copy_" + strings.ReplaceAll(uuid.NewString(), "-", "")
+	f.pool.Close()
+	admin := pgtest.Pool(t, pgtest.EmptyDatabase(t), 1)
+	template := f.pool.Config().ConnConfig.Database
+	var failed error
+	eventually(t, "the database is copied", func() bool {
+		_, err := admin.Exec(t.Context(), "CREATE DATABASE "+name+" TEMPLATE "+template)
+		if err != nil && (failed == nil || err.Error() != failed.Error()) {
+			t.Logf("copy: %v", err)
+		}
+		failed = err
+		return err == nil
+	})
+	t.Cleanup(func() { _, _ = admin.Exec(context.Background(), "DROP DATABASE "+name+" WITH (FORCE)") })
+	config := f.pool.Config()
+	config.ConnConfig.Database = name
+	pool, err := pgxpool.NewWithConfig(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(pool.Close)
+	if _, err := pool.Exec(t.Context(), "UPDATE simplequeue.job_running SET lease_ms = 500"); err != nil { // the test's patience
+		t.Fatal(err)
+	}
+	q := newQueue(t, pool, briefLeases(handler("fence", func(context.Context, *simplequeue.Job) error { return nil })))
+	start(t, q)
+	eventually(t, "all are done", func() bool { return counts(t, q, "fence")[simplequeue.StateCompleted] == 10 })
+}

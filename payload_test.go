@@ -1,0 +1,139 @@
+package simplequeue_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/simplequeue/simplequeue"
+	"github.com/simplequeue/simplequeue/backoff"
+	"github.com/simplequeue/simplequeue/internal/pgtest"
+)
+
+// Payloads of any size arrive whole, on either side of the size above which
+// they are stored apart, and more of them at once than a claim fetches.
+func TestPayloadsOfAnySizeArriveWhole(t *testing.T) {
+	t.Parallel()
+	pool := pgtest.New(t)
+	sizes := []int{0, 1, 1022, 1023, 1024, 1025, 100_000}
+	for range 14 {
+		sizes = append(sizes, 1<<20-100) // 14 MiB in all
+	}
+	var mu sync.Mutex
+	wrong := map[int]string{}
+	var ran atomic.Int64
+	q := newQueue(t, pool, handler("a", func(_ context.Context, job *simplequeue.Job) error {
+		var i int
+		if _, err := fmt.Sscan(job.Kind, &i); err != nil {
+			return err
+		}
+		var text string
+		err := job.Decode(&text)
+		if raw := job.Raw; err != nil || len(text) != sizes[i]/2 || len(raw) != sizes[i]-sizes[i]/2 || len(bytes.Trim(raw, "\xff")) != 0 || strings.Trim(text, "y") != "" {
+			mu.Lock()
+			wrong[i] = fmt.Sprintf("%d and %d bytes, %v", len(text), len(raw), err)
+			mu.Unlock()
+		}
+		ran.Add(1)
+		return nil
+	}))
+	var jobs []simplequeue.NewJob
+	for i, n := range sizes {
+		jobs = append(jobs, simplequeue.NewJob{
+			Queue: "a", Kind: fmt.Sprint(i), Payload: strings.Repeat("y", n/2), Raw: bytes.Repeat([]byte{0xff}, n-n/2),
+		})
+	}
+	if _, err := q.InsertMany(t.Context(), jobs); err != nil {
+		t.Fatal(err)
+	}
+	start(t, q)
+	eventually(t, "all ran", func() bool { return int(ran.Load()) == len(sizes) })
+	for i, problem := range wrong {
+		t.Errorf("payload of %d bytes arrived as %s", sizes[i], problem)
+	}
+	eventually(t, "no payload is left behind", func() bool {
+		return queryOne[int](t, pool, "SELECT count(*) FROM simplequeue.job_payload") == 0
+	})
+}
+
+// The boundary is where it is said to be: up to 1 kB a payload travels in the
+// row.
+func TestPayloadsAboveAKilobyteAreStoredApart(t *testing.T) {
+	t.Parallel()
+	pool := pgtest.New(t)
+	q := newQueue(t, pool, simplequeue.Options{})
+	for size, apart := range map[int]int{1024: 0, 1025: 1} {
+		id := insert(t, q, simplequeue.NewJob{Queue: "a", Raw: make([]byte, size)})
+		if n := queryOne[int](t, pool, "SELECT count(*) FROM simplequeue.job_payload WHERE id = $1", id); n != apart {
+			t.Errorf("a payload of %d bytes has %d rows in job_payload, want %d", size, n, apart)
+		}
+	}
+}
+
+// A large payload is written once and not again until the job ends, however
+// often the job moves.
+func TestALargePayloadIsNotRewritten(t *testing.T) {
+	t.Parallel()
+	pool := pgtest.New(t)
+	places := make(chan string, 10)
+	q := newQueue(t, pool, simplequeue.Options{
+		Backoff: backoff.Constant(time.Millisecond),
+		Handlers: []simplequeue.Handler{simplequeue.HandlerFunc("a", func(ctx context.Context, job *simplequeue.Job) error {
+			var place string
+			if err := pool.QueryRow(ctx, "SELECT xmin::text || ctid::text || xmax::text FROM simplequeue.job_payload").Scan(&place); err != nil {
+				return simplequeue.Critical(err)
+			}
+			places <- place
+			switch {
+			case len(job.Payload) != 100_002:
+				return simplequeue.Critical(errors.New("payload is gone"))
+			case job.Attempt == 3:
+				return nil
+			case job.Attempt == 2 && job.ReprocessCount == 0:
+				return simplequeue.RescheduleAfter(0)
+			}
+			return errors.New("again")
+		})},
+	})
+	id := insert(t, q, simplequeue.NewJob{Queue: "a", Payload: strings.Repeat("x", 100_000), Delay: time.Millisecond})
+	first := queryOne[string](t, pool, "SELECT xmin::text || ctid::text || xmax::text FROM simplequeue.job_payload")
+	start(t, q)
+	if got := awaitState(t, q, id, simplequeue.StateCompleted); len(got.Payload) != 100_002 {
+		t.Errorf("the archived payload has %d bytes", len(got.Payload))
+	}
+	close(places)
+	n := 0
+	for p := range places {
+		n++
+		if p != first {
+			t.Errorf("the payload's row is %s at run %d, was %s", p, n, first)
+		}
+	}
+	if n != 4 {
+		t.Errorf("the job ran %d times, want 4", n)
+	}
+}
+
+// A payload that no longer fits the handler's type ends the job, with the
+// payload kept for a look.
+func TestAPayloadThatDoesNotDecodeIsUnprocessable(t *testing.T) {
+	t.Parallel()
+	type now struct{ N int }
+	pool := pgtest.New(t)
+	q := newQueue(t, pool, simplequeue.Options{Handlers: []simplequeue.Handler{
+		simplequeue.Typed("a", func(context.Context, *simplequeue.Job, now) error { return nil }),
+	}})
+	start(t, q)
+	id := insert(t, q, simplequeue.NewJob{Queue: "a", Payload: json.RawMessage(`{"N": "many"}`)})
+	got := awaitState(t, q, id, simplequeue.StateUnprocessable)
+	if got.Attempt != 1 || string(got.Payload) != `{"N": "many"}` || !strings.Contains(got.LastError(), "N") {
+		t.Errorf("after attempt %d: payload %s, error %q", got.Attempt, got.Payload, got.LastError())
+	}
+}

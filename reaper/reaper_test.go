@@ -1,0 +1,358 @@
+package reaper
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/simplequeue/simplequeue/internal/pgtest"
+	"github.com/simplequeue/simplequeue/internal/store"
+)
+
+func TestMain(m *testing.M) { pgtest.Main(m) }
+
+const nonce = 77
+
+// world is a database with running jobs whose worker is silent, the oldest for
+// longest.
+type world struct {
+	pool *pgxpool.Pool
+	r    *Reaper
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	pool := pgtest.New(t)
+	r, err := New(pool, Options{Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &world{pool, r}
+}
+
+func (w *world) exec(t *testing.T, query string, args ...any) {
+	t.Helper()
+	if _, err := w.pool.Exec(t.Context(), query, args...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (w *world) count(t *testing.T, from string) (n int) {
+	t.Helper()
+	if err := w.pool.QueryRow(t.Context(), "SELECT count(*) FROM simplequeue."+from).Scan(&n); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// running adds a job claimed so long ago, with a lease of a second.
+func (w *world) running(t *testing.T, ago string, attempt, maxAttempts, crashes int) (claim int64) {
+	t.Helper()
+	err := w.pool.QueryRow(t.Context(), `INSERT INTO simplequeue.job_running
+		(claim_nonce, claimed_at, id, seq, created_at, worker_id, lease_ms, attempt, max_attempts, reprocess_count,
+		 crash_count, payload_bytes, priority, lane, queue, kind)
+		VALUES ($1, clock_timestamp() - $2::interval, $3, 1, now(), $4, 1000, $5, $6, 0, $7, 0, 0, 0, 'q', '')
+		RETURNING claim_id`, nonce, ago, uuid.New(), uuid.New(), attempt, maxAttempts, crashes).Scan(&claim)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return claim
+}
+
+func (w *world) once(t *testing.T) Result {
+	t.Helper()
+	r, err := w.r.Once(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// Every running row of a dead worker has an exit: it runs again as a suspect,
+// with its crash counted, or ends because the crash used its last attempt, was
+// one too many, or met a request to cancel.
+func TestEveryStaleClaimHasAnExit(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.running(t, "1 hour", 1, 3, 0)
+	w.running(t, "1 hour", 3, 3, 0)
+	w.running(t, "1 hour", 3, 3, 2) // bad before failed: the reason that helps
+	cancelled := w.running(t, "1 hour", 1, 3, 0)
+	w.exec(t, "INSERT INTO simplequeue.job_cancel (claim_id, claim_nonce, reason) VALUES ($1, $2, 'enough')", cancelled, nonce)
+	w.running(t, "0 seconds", 1, 3, 0)
+
+	if got, want := w.once(t), (Result{Requeued: 1, Failed: 1, Bad: 1, Cancelled: 1}); got != want {
+		t.Errorf("Once() = %+v, want %+v", got, want)
+	}
+	for from, want := range map[string]int{
+		"job_running": 1,
+		"job_queue WHERE lane = -2 AND attempt = 1 AND crash_count = 1 AND errors -> 0 ->> 'reason' = 'worker_lost'":      1,
+		"job_finished WHERE state = 'failed' AND reason = 'worker lost' AND crash_count = 1":                              1,
+		"job_finished WHERE state = 'bad_job' AND reason = 'crashed 3 times in a row' AND jsonb_array_length(errors) = 1": 1,
+		"job_finished WHERE state = 'cancelled' AND reason = 'enough'":                                                    1,
+		"job_cancel": 0,
+	} {
+		if n := w.count(t, from); n != want {
+			t.Errorf("%d rows in %s, want %d", n, from, want)
+		}
+	}
+	if got := w.once(t); got != (Result{}) {
+		t.Errorf("a second sweep finds %+v, want nothing", got)
+	}
+}
+
+// A lease that is kept saves its own claim, under both parts of the fence, and
+// no other.
+func TestLeaseSavesOnlyItsOwnClaim(t *testing.T) {
+	t.Parallel()
+	for name, lease := range map[string]struct {
+		add  func(claim int64) (int64, int64)
+		save bool
+	}{
+		"its own":       {func(claim int64) (int64, int64) { return claim, nonce }, true},
+		"another nonce": {func(claim int64) (int64, int64) { return claim, nonce + 1 }, false},
+		"another id":    {func(claim int64) (int64, int64) { return claim + 1000, nonce }, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			id, n := lease.add(w.running(t, "1 hour", 1, 3, 0))
+			w.exec(t, "INSERT INTO simplequeue.job_lease VALUES ($1, $2, clock_timestamp())", id, n)
+			want := 1
+			if lease.save {
+				want = 0
+			}
+			if got := w.once(t).Requeued; got != want {
+				t.Errorf("requeued %d, want %d", got, want)
+			}
+		})
+	}
+}
+
+// What takes a stale claim away looks again, under both parts of the fence: it
+// touches no other claim, and none that was renewed after it was found stale.
+func TestMoveOfStaleClaimsMatchesBothPartsOfTheFence(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	a, b := w.running(t, "1 hour", 1, 3, 0), w.running(t, "1 hour", 1, 3, 0)
+	move := func(id, nonce int64) (moved int) {
+		t.Helper()
+		err := w.r.db.Tx(t.Context(), limit, store.Step{
+			Statement: moveStale, Args: []any{[]int64{id}, []int64{nonce}, 3},
+			Scan: func(pgx.Rows) error { moved++; return nil },
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return moved
+	}
+	if n := move(a, nonce+1); n != 0 {
+		t.Errorf("another nonce moves %d", n)
+	}
+	if n := move(b+1000, nonce); n != 0 {
+		t.Errorf("another id moves %d", n)
+	}
+	w.exec(t, "INSERT INTO simplequeue.job_lease VALUES ($1, $2, clock_timestamp())", a, nonce)
+	if n := move(a, nonce); n != 0 {
+		t.Errorf("a claim renewed meanwhile: %d moved, want none", n)
+	}
+	// A fresh lease of another claim saves nobody.
+	w.exec(t, "UPDATE simplequeue.job_lease SET claim_nonce = claim_nonce + 1")
+	if n := move(a, nonce); n != 1 {
+		t.Errorf("with the lease of a claim of the same id: %d moved, want 1", n)
+	}
+	w.exec(t, "UPDATE simplequeue.job_lease SET claim_nonce = $1", nonce)
+	if n := move(b, nonce); n != 1 {
+		t.Errorf("with the lease of a claim of the same nonce: %d moved, want 1", n)
+	}
+	if n := w.count(t, "job_running"); n != 0 {
+		t.Errorf("%d still running, want none", n)
+	}
+}
+
+// Between finding a claim stale and taking it away the job may be completed by
+// its owner, or be locked by it: the sweep changes only rows that still are
+// under the claim that it saw, and waits for nobody.
+func TestSweepLeavesARowThatItsOwnerHolds(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	held := w.running(t, "1 hour", 1, 3, 0)
+	w.running(t, "1 hour", 1, 3, 0)
+	tx, err := w.pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = tx.Rollback(context.Background()) }()
+	if _, err := tx.Exec(t.Context(), "DELETE FROM simplequeue.job_running WHERE claim_id = $1", held); err != nil {
+		t.Fatal(err)
+	}
+	if got := w.once(t); got.Requeued != 1 {
+		t.Errorf("Once() beside a row that is being settled = %+v, want the other one requeued", got)
+	}
+	if err := tx.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := w.once(t); got != (Result{}) || w.count(t, "job_queue") != 1 {
+		t.Errorf("after the settle Once() = %+v and %d jobs queued, want nothing and 1", got, w.count(t, "job_queue"))
+	}
+}
+
+// Whatever is deleted or overwritten of the data about a lease, every running
+// row converges to an exit.
+func TestEveryRowConvergesWhateverIsLostAboutItsLease(t *testing.T) {
+	t.Parallel()
+	for _, damage := range []string{
+		"DELETE FROM simplequeue.job_lease",
+		"UPDATE simplequeue.job_lease SET claim_nonce = 0",
+		"UPDATE simplequeue.job_lease SET claim_id = claim_id + 1000",
+		"UPDATE simplequeue.job_lease SET beat_at = '-infinity'",
+		"DELETE FROM simplequeue.job_worker",
+		"DELETE FROM simplequeue.job_sweep",
+		"UPDATE simplequeue.job_running SET worker_id = gen_random_uuid()",
+		"UPDATE simplequeue.job_running SET lease_ms = 0",
+		"UPDATE simplequeue.job_running SET lease_ms = -1000",
+		"UPDATE simplequeue.job_running SET claimed_at = '-infinity'",
+		"UPDATE simplequeue.job_running SET claim_nonce = 0",
+	} {
+		t.Run(damage, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			claim := w.running(t, "1 hour", 1, 3, 0)
+			w.exec(t, "INSERT INTO simplequeue.job_lease VALUES ($1, $2, clock_timestamp() - interval '1 hour')", claim, nonce)
+			w.exec(t, "INSERT INTO simplequeue.job_worker (worker_id, name, queues) SELECT worker_id, 'w', '{q}' FROM simplequeue.job_running")
+			w.exec(t, damage)
+			if got := w.once(t); got.Requeued != 1 || w.count(t, "job_running") != 0 {
+				t.Errorf("Once() = %+v with %d still running, want the job requeued", got, w.count(t, "job_running"))
+			}
+		})
+	}
+}
+
+// Leases age only while sweeps can run: the first sweep after a gap takes
+// nothing away, the lease counts from it.
+func TestGapInTheSweepsAgesNoLease(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.r.opts.Interval = 10 * time.Second
+	sweep := func() Result {
+		t.Helper()
+		r, err := w.r.sweep(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	w.running(t, "1 hour", 1, 3, 0)
+	if got := sweep(); got != (Result{}) {
+		t.Errorf("the first sweep ever finds %+v, want nothing", got)
+	}
+	w.exec(t, "UPDATE simplequeue.job_sweep SET swept_at = swept_at - interval '16 seconds', continuous_since = continuous_since - interval '1 hour'")
+	if got := sweep(); got != (Result{}) {
+		t.Errorf("the sweep after a gap finds %+v, want nothing", got)
+	}
+	// An interval and a bit is no gap.
+	w.exec(t, "UPDATE simplequeue.job_sweep SET swept_at = swept_at - interval '12 seconds', continuous_since = continuous_since - interval '12 seconds'")
+	if got := sweep(); got.Requeued != 1 {
+		t.Errorf("a sweep in time finds %+v, want the job requeued", got)
+	}
+}
+
+// Many processes sweep no more often than one: who comes within half an
+// interval of another's sweep leaves it.
+func TestSweepOfAnotherProcessIsNotRepeated(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			if _, err := w.r.sweep(context.Background()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	w.exec(t, "UPDATE simplequeue.job_sweep SET continuous_since = continuous_since - interval '1 hour'")
+	w.running(t, "1 hour", 1, 3, 0)
+	if got, err := w.r.sweep(t.Context()); err != nil || got != (Result{}) {
+		t.Errorf("sweep right after another's = %+v, %v, want none made", got, err)
+	}
+}
+
+// A sweep that is cut off at any moment holds nothing back: the next one
+// finishes its work. Each claim is reaped once.
+func TestSweepCutOffAtAnyMomentIsFinishedByTheNext(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	const many = 2000
+	w.exec(t, `INSERT INTO simplequeue.job_running
+		(claim_nonce, claimed_at, id, seq, created_at, worker_id, lease_ms, attempt, max_attempts, reprocess_count,
+		 crash_count, payload_bytes, priority, lane, queue, kind)
+		SELECT 1, now() - interval '1 hour', gen_random_uuid(), n, now(), gen_random_uuid(), 1000, 1, 3, 0, 0, 0, 0, 0, 'q', ''
+		FROM generate_series(1, $1::integer) AS n`, many)
+	for d := time.Millisecond; w.count(t, "job_running") > 0; d += 7 * time.Millisecond {
+		var wg sync.WaitGroup
+		for range 2 {
+			wg.Go(func() {
+				ctx, cancel := context.WithTimeout(context.Background(), d)
+				defer cancel()
+				_, _ = w.r.Once(ctx)
+			})
+		}
+		wg.Wait()
+	}
+	if n := w.count(t, "job_queue WHERE crash_count = 1"); n != many {
+		t.Errorf("%d jobs runnable again with one crash, want %d", n, many)
+	}
+}
+
+// Leases and requests of claims that are gone are swept; those of living claims
+// are kept, by both parts of the fence.
+func TestLeftoversOfEndedClaimsGo(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	a, b := w.running(t, "0 seconds", 1, 3, 0), w.running(t, "0 seconds", 1, 3, 0)
+	for _, table := range []string{"job_lease", "job_cancel"} {
+		columns := map[string]string{"job_lease": "beat_at", "job_cancel": "requested_at"}[table]
+		w.exec(t, "INSERT INTO simplequeue."+table+" (claim_id, claim_nonce, "+columns+`)
+			VALUES ($1, $4, now() - interval '1 minute'), ($2, $4 + 1, now() - interval '1 minute'), ($3, $4, now() - interval '1 minute')`,
+			a, b, b+1000, nonce)
+	}
+	w.exec(t, "UPDATE simplequeue.job_running SET lease_ms = 3600000")
+	if got := w.once(t); got != (Result{}) {
+		t.Errorf("Once() = %+v, want nothing reaped", got)
+	}
+	for _, table := range []string{"job_lease", "job_cancel"} {
+		if n, own := w.count(t, table), w.count(t, table+" WHERE claim_id = (SELECT min(claim_id) FROM simplequeue.job_running)"); n != 1 || own != 1 {
+			t.Errorf("%s: %d rows left, %d of the living claim, want that one only", table, n, own)
+		}
+	}
+}
+
+// A job's lease is as long as its own row says, whoever sweeps.
+func TestLeaseLengthIsTheOwners(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.running(t, "10 seconds", 1, 3, 0)
+	long := w.running(t, "10 seconds", 1, 3, 0)
+	w.exec(t, "UPDATE simplequeue.job_running SET lease_ms = 3600000 WHERE claim_id = $1", long)
+	if got := w.once(t); got.Requeued != 1 || w.count(t, "job_running") != 1 {
+		t.Errorf("Once() = %+v with %d still running, want one of each", got, w.count(t, "job_running"))
+	}
+}
+
+// Options that make no sense are refused by name.
+func TestNewRefusesNonsense(t *testing.T) {
+	t.Parallel()
+	pool := pgtest.Pool(t, pgtest.EmptyDatabase(t), 1)
+	for _, o := range []Options{{Interval: -1}, {MaxCrashes: -1}} {
+		if _, err := New(pool, o); err == nil {
+			t.Errorf("New(%+v) gives no error", o)
+		}
+	}
+}
