@@ -279,8 +279,11 @@ func TestCancelByUniqueKey(t *testing.T) {
 		queue   string
 		victims []bool
 	}{
-		{"a", []bool{true, false, false}}, {"b", []bool{false, true, false}}, {"c", []bool{false, false, true}},
-		{"", []bool{true, true, true}}, {"d", []bool{false, false, false}},
+		{"a", []bool{true, false, false}},
+		{"b", []bool{false, true, false}},
+		{"c", []bool{false, false, true}},
+		{"", []bool{true, true, true}},
+		{"d", []bool{false, false, false}},
 	} {
 		ids := []uuid.UUID{
 			insert(t, q, simplequeue.NewJob{Queue: "a", UniqueKey: "k"}),

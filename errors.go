@@ -26,9 +26,10 @@ var (
 	ErrNotFound = errors.New("simplequeue: job not found")
 	// ErrFinished is returned by Cancel when the job has already ended.
 	ErrFinished = errors.New("simplequeue: job already finished")
-	// ErrUniqueContention is returned by an insert that met, three times in a
+	// ErrUniqueContention is returned by an insert that met, several times in a
 	// row, a unique key whose holder was gone when it was looked up. The insert
-	// changed nothing and can be repeated.
+	// changed nothing and can be repeated; a transaction of the caller's is to
+	// be rolled back first, for other jobs of the list may be in it.
 	ErrUniqueContention = errors.New("unique key is contended, try again")
 	// ErrInsertUnknown is returned when the connection broke while an insert
 	// was being committed: the jobs may or may not be there. The error is an

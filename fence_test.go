@@ -238,34 +238,40 @@ func TestForgetLeasesMatchesBothPartsOfTheFence(t *testing.T) {
 // id from before a failover, nor a neighbour of the same claim call.
 func TestCancelRequestMatchesBothPartsOfTheFence(t *testing.T) {
 	t.Parallel()
-	for name, request := range map[string]func(f *fenced) (id, nonce int64){
-		"another nonce": func(f *fenced) (int64, int64) { return f.ids[0], f.nonce + 1 },
-		"another id":    func(f *fenced) (int64, int64) { return f.ids[1] + 1000, f.nonce },
+	for name, request := range map[string]func(f *fenced, id int64) (int64, int64){
+		"another nonce": func(f *fenced, id int64) (int64, int64) { return id, f.nonce + 1 },
+		"another id":    func(f *fenced, id int64) (int64, int64) { return id + 1000, f.nonce },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			f := newFenced(t, 2)
-			id, nonce := request(f)
-			if _, err := f.pool.Exec(t.Context(), "INSERT INTO simplequeue.job_cancel (claim_id, claim_nonce) VALUES ($1, $2)", id, nonce); err != nil {
-				t.Fatal(err)
+			f := newFenced(t, 4)
+			for _, claim := range f.ids {
+				id, nonce := request(f, claim)
+				if _, err := f.pool.Exec(t.Context(), "INSERT INTO simplequeue.job_cancel (claim_id, claim_nonce) VALUES ($1, $2)", id, nonce); err != nil {
+					t.Fatal(err)
+				}
 			}
-			var cancelling int
-			if err := f.pool.QueryRow(t.Context(), "SELECT count(*) FROM simplequeue.job WHERE state = 'cancelling'").Scan(&cancelling); err != nil || cancelling != 0 {
-				t.Errorf("%d jobs are shown as cancelling, %v, want none", cancelling, err)
+			if n := f.count(t, "job WHERE state = 'cancelling'"); n != 0 {
+				t.Errorf("%d jobs are shown as cancelling, want none", n)
 			}
 			s := one(f.ids[0], f.nonce, "")
 			f.run(t, store.Step{Statement: store.SettleWaiting, Args: []any{s.ClaimIDs, s.Nonces, s.Reasons, s.Texts, s.Stacks, s.RunAtUS, s.AfterUS}})
 			f.run(t, store.Step{Statement: store.SettleGiveBack, Args: []any{[]int64{f.ids[1]}, s.Nonces, s.Lanes}})
-			if w, q, end := f.count(t, "job_waiting"), f.count(t, "job_queue"), f.count(t, "job_finished"); w != 1 || q != 1 || end != 0 {
-				t.Errorf("%d waiting, %d queued, %d finished, want 1, 1 and none cancelled", w, q, end)
+			s = one(f.ids[2], f.nonce, "failed")
+			f.run(t, store.Step{Statement: store.SettleAside, Args: []any{s.ClaimIDs, s.Nonces, s.States, s.Reasons, s.Texts, s.Stacks}})
+			f.run(t, janitor.DeadLetter(one(f.ids[3], f.nonce, "failed")))
+			for _, from := range []string{"job_waiting", "job_queue", "job_finished WHERE state = 'failed'", "job_queue_dlq WHERE state = 'failed'"} {
+				if n := f.count(t, from); n != 1 {
+					t.Errorf("%d rows in %s, want 1: nothing was to be cancelled", n, from)
+				}
 			}
 		})
 	}
 }
 
-// A lease that was read as stale, a rewound identity: when a failover to a
-// lagging standby or a restore has set the claim ids back, a new job can carry
-// the claim id of an old one. The old owner's outcome leaves it alone.
+// When a failover to a lagging standby or a restore has set the claim ids back,
+// a new job can carry the claim id of an old one. The old owner's outcome leaves
+// it alone.
 func TestOldClaimOfAReusedIDChangesNothing(t *testing.T) {
 	t.Parallel()
 	for name, outcome := range zombieOutcomesOf() {

@@ -78,6 +78,7 @@ func (h *heartbeat) end() {
 type leaser interface {
 	Beat(ctx context.Context, limit time.Duration, claimIDs, nonces []int64) (map[int64]bool, error)
 	CancelRequests(ctx context.Context, limit time.Duration) ([]store.CancelRequest, error)
+	Ping(ctx context.Context, limit time.Duration) error
 }
 
 // beater renews the leases of all claims that outlive an interval: many
@@ -168,7 +169,7 @@ func (b *beater) run(ctx context.Context) {
 			continue
 		}
 		wait = b.interval / 5
-		if !store.Answered(err) {
+		if !b.refused(ctx, err) {
 			refusedSince = time.Time{}
 			continue
 		}
@@ -183,6 +184,18 @@ func (b *beater) run(ctx context.Context) {
 	}
 }
 
+// refused reports whether a beat failed although others can write. One that got
+// no answer may have waited for a lock, while it was being prepared.
+func (b *beater) refused(ctx context.Context, err error) bool {
+	if store.Answered(err) {
+		return !store.Unwritable(err)
+	}
+	return b.db.Ping(ctx, b.limit()) == nil
+}
+
+// limit is how long a beat may take: there is to be time for another.
+func (b *beater) limit() time.Duration { return max(b.interval/2, 100*time.Millisecond) }
+
 func (b *beater) beat(ctx context.Context) error {
 	due := b.due()
 	if len(due) == 0 {
@@ -193,7 +206,7 @@ func (b *beater) beat(ctx context.Context) error {
 		ids[i], nonces[i] = c.id, c.nonce
 		c.beaten.Store(true)
 	}
-	alive, err := b.db.Beat(ctx, max(b.interval/2, 100*time.Millisecond), ids, nonces)
+	alive, err := b.db.Beat(ctx, b.limit(), ids, nonces)
 	if err != nil {
 		return err
 	}

@@ -28,6 +28,7 @@ type fakeLeaser struct {
 	at       []time.Time
 	gone     map[int64]bool
 	err      error
+	pingErr  error
 	requests []store.CancelRequest
 }
 
@@ -49,6 +50,12 @@ func (f *fakeLeaser) CancelRequests(context.Context, time.Duration) ([]store.Can
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.requests, f.err
+}
+
+func (f *fakeLeaser) Ping(context.Context, time.Duration) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.pingErr
 }
 
 func (f *fakeLeaser) count() int { return len(f.claims()) }
@@ -211,7 +218,7 @@ func TestUnreachableDatabaseLosesNoLease(t *testing.T) {
 	beating(t, func(t *testing.T, b *beater, f *fakeLeaser) {
 		claims := testClaims(10)
 		b.add(claims)
-		f.set(func() { f.err = errAway })
+		f.set(func() { f.err, f.pingErr = errAway, errAway })
 		time.Sleep(20 * testLease)
 		for _, c := range claims {
 			if err := c.lost(); err != nil {
@@ -224,10 +231,42 @@ func TestUnreachableDatabaseLosesNoLease(t *testing.T) {
 		if p := b.health.problem(time.Now(), testInterval); p == "" {
 			t.Error("health shows no problem")
 		}
-		f.set(func() { f.err = nil })
+		f.set(func() { f.err, f.pingErr = nil, nil })
 		time.Sleep(testInterval)
 		if p := b.health.problem(time.Now(), testInterval); p != "" {
 			t.Errorf("after the return health shows %q", p)
+		}
+	})
+}
+
+// A server that nobody can write to, a standby after a failover or one with a
+// full disk, ages no lease either.
+func TestUnwritableServerLosesNoLease(t *testing.T) {
+	for _, code := range []string{"25006", "0A000", "53100"} {
+		t.Run(code, func(t *testing.T) {
+			beating(t, func(t *testing.T, b *beater, f *fakeLeaser) {
+				claims := testClaims(1)
+				b.add(claims)
+				f.set(func() { f.err = refused(code) })
+				time.Sleep(5 * testLease)
+				if err := claims[0].lost(); err != nil {
+					t.Errorf("the claim is told %v, want nothing", err)
+				}
+			})
+		})
+	}
+}
+
+// A beat that gets no answer from a server that answers others was refused too:
+// it may have waited for a lock.
+func TestUnansweredHeartbeatsGiveUpTheLeasesOfAServerThatAnswersOthers(t *testing.T) {
+	beating(t, func(t *testing.T, b *beater, f *fakeLeaser) {
+		claims := testClaims(1)
+		b.add(claims)
+		f.set(func() { f.err = context.DeadlineExceeded })
+		time.Sleep(testInterval + testLease + 2*time.Second)
+		if err := claims[0].lost(); !errors.Is(err, ErrLeaseLost) {
+			t.Errorf("the claim is told %v, want %v", err, ErrLeaseLost)
 		}
 	})
 }

@@ -3,6 +3,7 @@ package simplequeue_test
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"testing"
 	"time"
 
@@ -169,8 +170,8 @@ func TestTheDefaultIsolationLevelDoesNotMatter(t *testing.T) {
 				t.Fatalf("default isolation is %s", got)
 			}
 			var logged errorLog
-			q := newQueue(t, pool, simplequeue.Options{
-				Logger: logged.logger(), HeartbeatInterval: 300 * time.Millisecond, JanitorInterval: 20 * time.Millisecond,
+			opts := simplequeue.Options{
+				Logger: logged.logger(slog.LevelWarn), JanitorInterval: 20 * time.Millisecond,
 				Handlers: []simplequeue.Handler{
 					simplequeue.HandlerFunc("a", func(_ context.Context, job *simplequeue.Job) error {
 						if job.Attempt == 1 {
@@ -180,8 +181,10 @@ func TestTheDefaultIsolationLevelDoesNotMatter(t *testing.T) {
 					}),
 					simplequeue.HandlerFunc("slow", func(ctx context.Context, _ *simplequeue.Job) error { <-ctx.Done(); return ctx.Err() }),
 				},
-			})
+			}
+			q := newQueue(t, pool, opts)
 			start(t, q)
+			start(t, newQueue(t, pool, opts))
 			slow := insert(t, q, simplequeue.NewJob{Queue: "slow"})
 			done := make(chan error, 4)
 			for range cap(done) {

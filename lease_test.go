@@ -227,7 +227,7 @@ func TestCancelledCallsLeakNoConnection(t *testing.T) {
 func TestManyJobsLeaveNothingBehind(t *testing.T) {
 	t.Parallel()
 	pool := pgtest.New(t)
-	const batch, batches = 5000, 8
+	const batch, batches = 5000, 4
 	o := handler("many", func(context.Context, *simplequeue.Job) error { return nil })
 	o.Retention.Archive = simplequeue.KeepNothing
 	q := newQueue(t, pool, o)
@@ -262,7 +262,7 @@ func TestIdleWorkerIsQuiet(t *testing.T) {
 		return at
 	}
 	before := seen()
-	time.Sleep(3 * time.Second)
+	time.Sleep(1500 * time.Millisecond)
 	if after := seen(); after != before {
 		t.Errorf("registered again after %v, want every half minute", after.Sub(before))
 	}

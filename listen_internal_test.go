@@ -18,8 +18,12 @@ import (
 func TestNotificationsRoundTrip(t *testing.T) {
 	t.Parallel()
 	lanes := []store.Lane{
-		{Queue: "a"}, {Queue: "a:b", Priority: 9}, {Queue: "!"}, {Queue: "?x", Priority: 3},
-		{Queue: "ü ☃", Priority: store.FrontLane}, {Queue: strings.Repeat("q", maxQueueName), Priority: store.SuspectLane},
+		{Queue: "a"},
+		{Queue: "a:b", Priority: 9},
+		{Queue: "!"},
+		{Queue: "?x", Priority: 3},
+		{Queue: "ü ☃", Priority: store.FrontLane},
+		{Queue: strings.Repeat("q", maxQueueName), Priority: store.SuspectLane},
 	}
 	got := decodeNote(encodeWake(lanes) + "\n" + noteCancel)
 	if !slices.Equal(got.lanes, lanes) || !got.cancel || got.any || got.probe != "" {

@@ -19,7 +19,7 @@ import (
 	"github.com/simplequeue/simplequeue/internal/pgtest"
 )
 
-// errorLog collects what is logged as an error.
+// errorLog collects what is logged from a level on.
 type errorLog struct {
 	mu  sync.Mutex
 	buf bytes.Buffer
@@ -31,8 +31,8 @@ func (l *errorLog) Write(p []byte) (int, error) {
 	return l.buf.Write(p)
 }
 
-func (l *errorLog) logger() *slog.Logger {
-	return slog.New(slog.NewTextHandler(l, &slog.HandlerOptions{Level: slog.LevelError}))
+func (l *errorLog) logger(from slog.Level) *slog.Logger {
+	return slog.New(slog.NewTextHandler(l, &slog.HandlerOptions{Level: from}))
 }
 
 func (l *errorLog) lines() []string {
@@ -86,7 +86,7 @@ func wholeLife(t *testing.T, pool *pgxpool.Pool) {
 		return nil
 	}
 	q := newQueue(t, pool, simplequeue.Options{
-		Logger: logged.logger(), HeartbeatInterval: 300 * time.Millisecond, JanitorInterval: 20 * time.Millisecond,
+		Logger: logged.logger(slog.LevelError), HeartbeatInterval: 300 * time.Millisecond, JanitorInterval: 20 * time.Millisecond,
 		Backoff: backoff.Constant(time.Millisecond),
 		Handlers: []simplequeue.Handler{
 			simplequeue.HandlerFunc("small", func(_ context.Context, job *simplequeue.Job) error {

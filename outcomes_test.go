@@ -73,22 +73,34 @@ func TestOutcomesEndWhereTheySay(t *testing.T) {
 		}, simplequeue.StateCompleted, 1, "", ""},
 		"panic":     {func(context.Context, *simplequeue.Job) error { panic("oh") }, simplequeue.StateFailed, 3, "panic: oh", "failed 3 of 3 attempts"},
 		"panic nil": {func(context.Context, *simplequeue.Job) error { panic(nil) }, simplequeue.StateFailed, 3, "panic: panic called with nil argument", ""},
-		"panic with an error": {func(context.Context, *simplequeue.Job) error { panic(simplequeue.Critical(plain)) },
-			simplequeue.StateFailed, 3, "panic: broke", ""},
-		"goexit": {func(context.Context, *simplequeue.Job) error { runtime.Goexit(); return nil },
-			simplequeue.StateFailed, 3, "handler ended its goroutine (runtime.Goexit)", ""},
+		"panic with an error": {
+			func(context.Context, *simplequeue.Job) error { panic(simplequeue.Critical(plain)) },
+			simplequeue.StateFailed, 3, "panic: broke", "",
+		},
+		"goexit": {
+			func(context.Context, *simplequeue.Job) error { runtime.Goexit(); return nil },
+			simplequeue.StateFailed, 3, "handler ended its goroutine (runtime.Goexit)", "",
+		},
 		"panic in a deferred call": {func(context.Context, *simplequeue.Job) error {
 			defer func() { panic("second") }()
 			panic("first")
 		}, simplequeue.StateFailed, 3, "panic: second", ""},
-		"nil pointer as error": {func(context.Context, *simplequeue.Job) error { return nilPointer },
-			simplequeue.StateFailed, 3, "error of type *simplequeue_test.pointerError, whose Error method panics", ""},
-		"cancel with a nil pointer": {func(context.Context, *simplequeue.Job) error { return simplequeue.Cancel(nilPointer) },
-			simplequeue.StateCancelled, 1, "error of type *simplequeue_test.pointerError, whose Error method panics", ""},
-		"hostile error": {func(context.Context, *simplequeue.Job) error { return hostileError{} },
-			simplequeue.StateFailed, 1, "no outcome of an error of type simplequeue_test.hostileError", ""},
-		"error that ends the goroutine": {func(context.Context, *simplequeue.Job) error { return exitError{} },
-			simplequeue.StateFailed, 1, "no outcome of an error of type simplequeue_test.exitError", ""},
+		"nil pointer as error": {
+			func(context.Context, *simplequeue.Job) error { return nilPointer },
+			simplequeue.StateFailed, 3, "error of type *simplequeue_test.pointerError, whose Error method panics", "",
+		},
+		"cancel with a nil pointer": {
+			func(context.Context, *simplequeue.Job) error { return simplequeue.Cancel(nilPointer) },
+			simplequeue.StateCancelled, 1, "error of type *simplequeue_test.pointerError, whose Error method panics", "",
+		},
+		"hostile error": {
+			func(context.Context, *simplequeue.Job) error { return hostileError{} },
+			simplequeue.StateFailed, 1, "no outcome of an error of type simplequeue_test.hostileError", "",
+		},
+		"error that ends the goroutine": {
+			func(context.Context, *simplequeue.Job) error { return exitError{} },
+			simplequeue.StateFailed, 1, "no outcome of an error of type simplequeue_test.exitError", "",
+		},
 		"bytes that PostgreSQL does not take": {func(context.Context, *simplequeue.Job) error {
 			return simplequeue.Critical(errors.New("a\x00b\xffc" + strings.Repeat("é", 4000)))
 		}, simplequeue.StateCritical, 1, "a\uFFFDb\uFFFDc", ""},

@@ -151,7 +151,9 @@ func TestHandlerThatIgnoresItsContext(t *testing.T) {
 		t.Errorf("%d jobs have started with one permit, which is held", n)
 	}
 	finish <- struct{}{}
-	eventually(t, "the second is stuck", func() bool { return q.Stats().Stuck == 1 && runs.now.Load() == 2 && len(logged.with("does not return")) == 2 })
+	eventually(t, "the second is stuck", func() bool {
+		return q.Stats().Stuck == 1 && runs.now.Load() == 2 && len(logged.with("does not return")) == 2
+	})
 	finish <- struct{}{}
 	awaitState(t, q, second, simplequeue.StateCompleted)
 	eventually(t, "all permits are free", func() bool { return idle(q, 4) })

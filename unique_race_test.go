@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -25,14 +27,18 @@ func (f beforeQuery) TraceQueryStart(ctx context.Context, _ *pgx.Conn, data pgx.
 func (beforeQuery) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
 
 // The holder of a key may be gone when it is looked up. The insert then tries
-// again, and where that happens three times it gives up with an error that
-// says so, having changed nothing.
+// again, and where that goes on it gives up with an error that says so, having
+// changed nothing.
 func TestAHolderThatIsGoneWhenItIsLookedUp(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
+		tx   bool
 		gone int64 // how often
 		err  error
-	}{"once": {1, nil}, "twice": {2, nil}, "always": {1000, simplequeue.ErrUniqueContention}} {
+	}{
+		"once": {gone: 1}, "five times": {gone: 5}, "always": {gone: 1000, err: simplequeue.ErrUniqueContention},
+		"in a transaction, twice": {tx: true, gone: 2}, "in a transaction, always": {tx: true, gone: 1000, err: simplequeue.ErrUniqueContention},
+	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			url := pgtest.Database(t)
@@ -54,7 +60,11 @@ func TestAHolderThatIsGoneWhenItIsLookedUp(t *testing.T) {
 			}
 			t.Cleanup(pool.Close)
 			q := newQueue(t, pool, simplequeue.Options{})
-			r, err := q.InsertMany(t.Context(), []simplequeue.NewJob{{Queue: "a"}, {Queue: "a", UniqueKey: "k"}, {Queue: "a", UniqueKey: "other"}})
+			path := "InsertMany"
+			if c.tx {
+				path = "InsertManyTx"
+			}
+			r, err := insertPaths(t, pool, q)[path]([]simplequeue.NewJob{{Queue: "a"}, {Queue: "a", UniqueKey: "k"}, {Queue: "a", UniqueKey: "other"}})
 			if !errors.Is(err, c.err) || errors.Is(err, simplequeue.ErrInsertUnknown) {
 				t.Fatalf("InsertMany: %v, want %v", err, c.err)
 			}
@@ -63,13 +73,62 @@ func TestAHolderThatIsGoneWhenItIsLookedUp(t *testing.T) {
 				want = 0
 			}
 			for _, one := range r {
-				if one.Duplicate {
-					t.Errorf("results %+v, want no duplicates", r)
+				if one.Duplicate || state(t, q, one.ID) != simplequeue.StatePending {
+					t.Errorf("results %+v, want three jobs that are pending", r)
 				}
 			}
 			if got := counts(t, q, "a")[simplequeue.StatePending]; got != want {
 				t.Errorf("%d jobs are pending, want %d", got, want)
 			}
 		})
+	}
+}
+
+// An insert that tries again lets go of the keys it has first: another one that
+// has got the key meanwhile, and waits for the next, would wait for ever.
+func TestAnInsertThatTriesAgainHoldsNoKeys(t *testing.T) {
+	t.Parallel()
+	url := pgtest.Database(t)
+	other := pgtest.Pool(t, url, 4)
+	config := other.Config().Copy()
+	config.ConnConfig.RuntimeParams["deadlock_timeout"] = "1min"
+	rival := newQueue(t, other, simplequeue.Options{PollOnly: true})
+	jobs := []simplequeue.NewJob{{Queue: "a", UniqueKey: "1"}, {Queue: "a", UniqueKey: "2"}}
+	execute(t, other, "INSERT INTO simplequeue.job_unique VALUES ('a', '1', gen_random_uuid())")
+	won := make(chan []simplequeue.Inserted, 1)
+	var once sync.Once
+	config.ConnConfig.Tracer = beforeQuery(func(sql string) {
+		if !strings.Contains(sql, "k(scope, key, ord)") {
+			return
+		}
+		once.Do(func() { // the insert has key 2, has lost key 1, and looks for its holder
+			execute(t, other, "DELETE FROM simplequeue.job_unique WHERE key = '1'")
+			go func() {
+				r, err := rival.InsertMany(context.Background(), jobs)
+				if err != nil {
+					t.Errorf("the rival: %v", err)
+				}
+				won <- r
+			}()
+			eventually(t, "the rival has key 1 and waits for key 2", func() bool {
+				return queryOne[bool](t, other, "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock')")
+			})
+		})
+	})
+	pool, err := pgxpool.NewWithConfig(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(pool.Close)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	r, err := newQueue(t, pool, simplequeue.Options{PollOnly: true}).InsertMany(ctx, jobs)
+	if err != nil {
+		t.Fatalf("InsertMany: %v", err)
+	}
+	for i, w := range <-won {
+		if w.Duplicate || !r[i].Duplicate || r[i].ID != w.ID {
+			t.Errorf("job %d: %+v, want a duplicate of the rival's %+v", i, r[i], w)
+		}
 	}
 }

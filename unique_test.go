@@ -482,3 +482,28 @@ func TestLongListsOfKeysTheOtherWayRound(t *testing.T) {
 		t.Errorf("counts %v, want %d pending", c, n)
 	}
 }
+
+// A job that is asked to stop keeps its key until its handler has returned:
+// two handlers of one key never run together because of a cancel.
+func TestAKeyIsHeldUntilACancelledHandlerReturns(t *testing.T) {
+	t.Parallel()
+	release := make(chan struct{})
+	opts := handler("a", func(ctx context.Context, _ *simplequeue.Job) error {
+		<-ctx.Done()
+		<-release
+		return ctx.Err()
+	})
+	q := newQueue(t, pgtest.New(t), opts)
+	start(t, q)
+	job := simplequeue.NewJob{Queue: "a", UniqueKey: "k"}
+	id := insert(t, q, job)
+	awaitState(t, q, id, simplequeue.StateRunning)
+	if _, err := q.Cancel(t.Context(), id, "enough"); err != nil {
+		t.Fatal(err)
+	}
+	awaitState(t, q, id, simplequeue.StateCancelling)
+	mustBeDuplicate(t, q, job, id)
+	close(release)
+	awaitState(t, q, id, simplequeue.StateCancelled)
+	insert(t, q, job)
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"strings"
 	"sync"
@@ -35,10 +36,10 @@ func TestAllVerbsAtOnceDoNotDeadlock(t *testing.T) {
 		}
 		return nil
 	})
-	opts.Logger = logged.logger()
+	opts.Logger = logged.logger(slog.LevelError)
 	opts.Backoff = backoff.Constant(5 * time.Millisecond)
 	opts.JanitorInterval = 10 * time.Millisecond
-	opts.HeartbeatInterval = 50 * time.Millisecond
+	opts.HeartbeatInterval = 500 * time.Millisecond
 	q := newQueue(t, pool, opts)
 	start(t, q)
 	start(t, newQueue(t, pool, opts))

@@ -176,6 +176,18 @@ func TestMoveOfStaleClaimsMatchesBothPartsOfTheFence(t *testing.T) {
 	}
 }
 
+// A request to cancel ends its own claim when that is reaped, under both parts
+// of the fence, and no other.
+func TestRequestEndsOnlyItsOwnStaleClaim(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	a, b := w.running(t, "1 hour", 1, 3, 0), w.running(t, "1 hour", 1, 3, 0)
+	w.exec(t, "INSERT INTO simplequeue.job_cancel (claim_id, claim_nonce) VALUES ($1, $3 + 1), ($2 + 1000, $3)", a, b, nonce)
+	if got := w.once(t); got != (Result{Requeued: 2}) {
+		t.Errorf("Once() = %+v, want two requeued and none cancelled", got)
+	}
+}
+
 // Between finding a claim stale and taking it away the job may be completed by
 // its owner, or be locked by it: the sweep changes only rows that still are
 // under the claim that it saw, and waits for nobody.
@@ -296,6 +308,9 @@ func TestSweepCutOffAtAnyMomentIsFinishedByTheNext(t *testing.T) {
 		SELECT 1, now() - interval '1 hour', gen_random_uuid(), n, now(), gen_random_uuid(), 1000, 1, 3, 0, 0, 0, 0, 0, 'q', ''
 		FROM generate_series(1, $1::integer) AS n`, many)
 	for d := time.Millisecond; w.count(t, "job_running") > 0; d += 7 * time.Millisecond {
+		if d > 2*time.Second {
+			t.Fatalf("%d claims are never reaped", w.count(t, "job_running"))
+		}
 		var wg sync.WaitGroup
 		for range 2 {
 			wg.Go(func() {

@@ -250,8 +250,20 @@ func (db *DB) InTx(ctx context.Context, limit time.Duration, f func(ctx context.
 	})
 }
 
-// NotSent reports whether a statement surely did not reach the server.
+// NotSent reports whether a statement surely did not reach the server. That it
+// is safe to retry pgx also says of a batch whose connection broke between
+// sending and reading.
 func NotSent(err error) bool {
 	var connect *pgconn.ConnectError
-	return errors.As(err, &connect) || pgconn.SafeToRetry(err)
+	return errors.As(err, &connect)
 }
+
+// Unwritable reports whether the server takes no writes now, from anybody: it is
+// a standby, or out of disk or memory.
+func Unwritable(err error) bool {
+	code := Code(err)
+	return code == "25006" || code == "0A000" || strings.HasPrefix(code, "53")
+}
+
+// Ping makes an empty transaction.
+func (db *DB) Ping(ctx context.Context, limit time.Duration) error { return db.Tx(ctx, limit) }

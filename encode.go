@@ -1,0 +1,180 @@
+package simplequeue
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"reflect"
+	"strconv"
+	"strings"
+	"unicode/utf16"
+	"unicode/utf8"
+)
+
+func encodeJSON(v any) (text []byte, err error) {
+	if raw, ok := v.(json.RawMessage); ok {
+		if !json.Valid(raw) {
+			return nil, errors.New("json.RawMessage is not valid JSON")
+		}
+		return raw, nil
+	}
+	defer func() {
+		if p := recover(); p != nil {
+			text, err = nil, fmt.Errorf("encoder panicked: %v", p)
+		}
+	}()
+	text, err = json.Marshal(v)
+	if err == nil && bytes.Contains(text, []byte(`\ufffd`)) && invalidText(reflect.ValueOf(v), 0) {
+		return nil, errors.New("a string is not valid UTF-8: use Raw for bytes")
+	}
+	return text, err
+}
+
+// invalidText reports whether a value holds a string that is not UTF-8, which
+// the encoder replaces without a word.
+func invalidText(v reflect.Value, depth int) bool {
+	if depth > 1000 {
+		return false
+	}
+	switch v.Kind() {
+	case reflect.String:
+		return !utf8.ValidString(v.String())
+	case reflect.Pointer, reflect.Interface:
+		return invalidText(v.Elem(), depth+1)
+	case reflect.Map:
+		for it := v.MapRange(); it.Next(); {
+			if invalidText(it.Key(), depth+1) || invalidText(it.Value(), depth+1) {
+				return true
+			}
+		}
+	case reflect.Slice, reflect.Array:
+		if v.Type().Elem().Kind() == reflect.Uint8 {
+			return false
+		}
+		for i := range v.Len() {
+			if invalidText(v.Index(i), depth+1) {
+				return true
+			}
+		}
+	case reflect.Struct:
+		for i := range v.NumField() {
+			f := v.Type().Field(i)
+			if (f.IsExported() || f.Anonymous) && f.Tag.Get("json") != "-" && invalidText(v.Field(i), depth+1) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// textProblem says what keeps a text from being stored as it is.
+func textProblem(s string, limit int) string {
+	switch {
+	case len(s) > limit:
+		return fmt.Sprintf("has %d bytes, at most %d are allowed", len(s), limit)
+	case !utf8.ValidString(s):
+		return "is not valid UTF-8"
+	case strings.ContainsRune(s, 0):
+		return "holds a NUL character, which PostgreSQL cannot store"
+	}
+	return ""
+}
+
+// jsonProblem says what keeps valid JSON from being stored as jsonb: what
+// PostgreSQL's text type cannot hold, and numbers beyond its numeric.
+// https://www.postgresql.org/docs/current/datatype-json.html
+func jsonProblem(text []byte) string {
+	if !utf8.Valid(text) {
+		return "holds invalid UTF-8: use Raw for bytes"
+	}
+	if bytes.Contains(text, []byte(`\u`)) {
+		if problem := escapeProblem(text); problem != "" {
+			return problem
+		}
+	}
+	if exponentInside(text) || len(text) > maxJSONDigits {
+		return numberProblem(text)
+	}
+	return ""
+}
+
+// exponentInside reports whether there may be a number with an exponent: an e
+// after a digit, be it in a string.
+func exponentInside(text []byte) bool {
+	for i := 1; i < len(text); i++ {
+		if text[i]|0x20 == 'e' && text[i-1]-'0' <= 9 {
+			return true
+		}
+	}
+	return false
+}
+
+// escapeProblem walks the \u escapes of JSON text. An escaped backslash before
+// a u is no escape.
+func escapeProblem(text []byte) string {
+	for i := 0; i+1 < len(text); i++ {
+		if text[i] != '\\' {
+			continue
+		}
+		i++
+		if text[i] != 'u' {
+			continue
+		}
+		code := hexRune(text[i+1 : i+5])
+		i += 4
+		switch {
+		case code == 0:
+			return `holds a NUL character (\u0000), which PostgreSQL cannot store: use Raw for bytes`
+		case code >= 0xDC00 && code <= 0xDFFF:
+			return fmt.Sprintf(`holds a lone surrogate (\u%04x), which is no character`, code)
+		case utf16.IsSurrogate(code):
+			if i+6 >= len(text) || text[i+1] != '\\' || text[i+2] != 'u' || utf16.DecodeRune(code, hexRune(text[i+3:i+7])) == utf8.RuneError {
+				return fmt.Sprintf(`holds a lone surrogate (\u%04x), which is no character`, code)
+			}
+			i += 6
+		}
+	}
+	return ""
+}
+
+func hexRune(digits []byte) rune {
+	n, err := strconv.ParseUint(string(digits), 16, 32)
+	if err != nil {
+		return 0
+	}
+	return rune(n)
+}
+
+// numberProblem looks for numbers that PostgreSQL's numeric cannot hold.
+func numberProblem(text []byte) string {
+	d := json.NewDecoder(bytes.NewReader(text))
+	d.UseNumber()
+	for {
+		token, err := d.Token()
+		if errors.Is(err, io.EOF) {
+			return ""
+		}
+		if err != nil {
+			return "does not parse: " + err.Error()
+		}
+		n, ok := token.(json.Number)
+		if !ok {
+			continue
+		}
+		mantissa, exponent, _ := strings.Cut(strings.ToLower(n.String()), "e")
+		e := 0
+		if exponent != "" {
+			if e, err = strconv.Atoi(exponent); err != nil {
+				e = math.MaxInt32
+			}
+		}
+		if len(mantissa) > maxJSONDigits || e > maxJSONExponent || e < -maxJSONDigits+len(mantissa) {
+			return fmt.Sprintf("holds the number %s, which is beyond PostgreSQL's numeric: send it as a string", shorten(n.String()))
+		}
+	}
+}
+
+func shorten(s string) string { return clean(s, 60) }
