@@ -126,6 +126,11 @@ func (c *completer) flush(ctx context.Context, batch []outcomeOf, doubtful bool)
 		case ctx.Err() != nil:
 			c.log.ErrorContext(ctx, "outcomes not written: stopped first", "jobs", len(batch), "err", err)
 			return
+		case len(batch) > 1 && store.TookTooLong(err):
+			half, doubt := len(batch)/2, doubtful || !store.Answered(err)
+			c.flush(ctx, batch[:half], doubt)
+			c.flush(ctx, batch[half:], doubt)
+			return
 		case store.Transient(err):
 			doubtful = doubtful || !store.Answered(err) && !store.NotSent(err)
 			if retry.count == 0 {

@@ -67,7 +67,7 @@ func (c *crasher) Process(_ context.Context, job *simplequeue.Job) error {
 
 func init() {
 	scenarios["crash"] = func(w *workerProcess) {
-		w.run(simplequeue.Options{Handlers: []simplequeue.Handler{&crasher{w: w, point: w.argument}}})
+		w.run(simplequeue.Options{Name: "same", Handlers: []simplequeue.Handler{&crasher{w: w, point: w.argument}}})
 	}
 }
 

@@ -23,6 +23,7 @@ type engine struct {
 	queue     *SimpleQueue
 	worker    uuid.UUID
 	db        *store.DB // on the control pool
+	beats     *store.DB // on a connection that nothing else can hold up
 	health    *health
 	poller    *poller
 	runner    *runner
@@ -49,29 +50,47 @@ const workerEvery = 30 * time.Second
 // its schema is there.
 func newEngine(ctx context.Context, q *SimpleQueue) (*engine, error) {
 	o := &q.opts
-	config := q.pool.Config()
-	config.MaxConns = int32(o.ControlConns)
-	config.MinConns, config.MinIdleConns = 0, 0
-	pool, err := pgxpool.NewWithConfig(ctx, config)
+	pool, err := ownPool(ctx, q.pool, o.ControlConns)
 	if err != nil {
-		return nil, fmt.Errorf("simplequeue: control pool: %w", err)
+		return nil, err
+	}
+	beats, err := ownPool(ctx, q.pool, 1)
+	if err != nil {
+		pool.Close()
+		return nil, err
 	}
 	e := &engine{
-		queue: q, worker: uuid.New(), db: &store.DB{Schema: q.db.Schema, Pool: pool}, health: &health{},
+		queue: q, worker: uuid.New(), db: &store.DB{Schema: q.db.Schema, Pool: pool}, beats: &store.DB{Schema: q.db.Schema, Pool: beats}, health: &health{},
 		global: semaphore.NewWeighted(int64(o.GlobalPermits)), cancelWake: make(chan struct{}, 1),
 		leaseLength: o.HeartbeatInterval * 5 / 2,
 	}
 	if err := e.checkSchema(ctx); err != nil {
-		pool.Close()
+		e.closePools()
 		return nil, err
 	}
 	e.working, e.stopWorking = context.WithCancelCause(context.WithoutCancel(ctx))
 	e.flushing, e.stopFlushing = context.WithCancel(context.WithoutCancel(ctx))
 	if err := e.build(); err != nil {
-		pool.Close()
+		e.closePools()
 		return nil, err
 	}
 	return e, nil
+}
+
+// ownPool is a pool of the engine's own, to the same database as the caller's.
+func ownPool(ctx context.Context, callers *pgxpool.Pool, conns int) (*pgxpool.Pool, error) {
+	config := callers.Config()
+	config.MaxConns, config.MinConns, config.MinIdleConns = int32(conns), 0, 0
+	pool, err := pgxpool.NewWithConfig(ctx, config)
+	if err != nil {
+		return nil, fmt.Errorf("simplequeue: pool of the engine: %w", err)
+	}
+	return pool, nil
+}
+
+func (e *engine) closePools() {
+	e.db.Pool.Close()
+	e.beats.Pool.Close()
 }
 
 func (e *engine) checkSchema(ctx context.Context) error {
@@ -119,11 +138,11 @@ func (e *engine) build() (err error) {
 	if err != nil {
 		return err
 	}
-	e.beater = newBeater(e.db, o.HeartbeatInterval, e.leaseLength, q.log, e.health.loop("heartbeat", o.HeartbeatInterval), &q.stats)
+	e.beater = newBeater(e.beats, o.HeartbeatInterval, e.leaseLength, q.log, e.health.loop("heartbeat", o.HeartbeatInterval), &q.stats)
 	e.cancelHealth = e.health.loop("cancel requests", o.PollInterval)
 	e.workerHealth = e.health.loop("worker registration", workerEvery)
 	e.promoter = &promoter{
-		db: e.db, every: o.PollInterval, soon: make(chan time.Duration, 1), wake: q.wakes.jobs,
+		db: e.db, every: min(o.PollInterval, time.Second), soon: make(chan time.Duration, 1), wake: q.wakes.jobs,
 		log: q.log, health: e.health.loop("promoter", o.PollInterval),
 	}
 	e.completer = &completer{
@@ -243,11 +262,12 @@ func (e *engine) run(ctx context.Context) error {
 	<-ctx.Done()
 	e.runner.refusing.Store(true)
 	stopClaiming()
-	idle := make(chan struct{})
+	claimed, idle := make(chan struct{}), make(chan struct{})
 	go func() {
-		defer close(idle)
 		e.stage1.Wait()
+		close(claimed)
 		e.runner.jobs.Wait()
+		close(idle)
 	}()
 
 	ended := within(idle, o.Stop.Drain)
@@ -258,6 +278,7 @@ func (e *engine) run(ctx context.Context) error {
 	abandoned, flushBy := 0, time.Now().Add(o.Stop.Flush)
 	if !ended {
 		cutOff()
+		within(claimed, time.Until(flushBy)/2) // a claim may be coming back
 		// Where outcomes cannot be written their buffer may be full.
 		accepting, stop := context.WithDeadline(e.flushing, flushBy)
 		abandoned = e.runner.abandon(accepting)
@@ -310,9 +331,8 @@ func (e *engine) sayGoodbye(limit time.Duration) {
 	go func() {
 		defer close(done)
 		e.beatingWait.Wait()
-		e.queue.wakes.wait()
 		_ = e.db.RemoveWorker(context.Background(), min(limit, time.Second), e.worker)
-		e.db.Pool.Close()
+		e.closePools()
 	}()
 	within(done, 2*time.Second)
 }

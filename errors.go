@@ -22,7 +22,7 @@ var (
 )
 
 var (
-	// ErrNotFound is returned when no job has the id or the key.
+	// ErrNotFound is returned when no job has the id.
 	ErrNotFound = errors.New("simplequeue: job not found")
 	// ErrFinished is returned by Cancel when the job has already ended.
 	ErrFinished = errors.New("simplequeue: job already finished")

@@ -19,12 +19,14 @@ type claim struct {
 	id, nonce int64 // the fence
 	suspect   bool  // its worker has died before
 	apart     bool  // the payload is not here yet
-	claimedAt time.Time
-	verdict   chan error  // what ends the job's context; sent to once
-	told      atomic.Bool // verdict has been sent
-	beaten    atomic.Bool // it has a row in job_lease
-	settled   atomic.Bool // an outcome has been taken; there is no second one
-	leaving   atomic.Int32
+	// unpermitted: found when no global permit was free, to be given back
+	unpermitted bool
+	claimedAt   time.Time
+	verdict     chan error  // what ends the job's context; sent to once
+	told        atomic.Bool // verdict has been sent
+	beaten      atomic.Bool // it has a row in job_lease
+	settled     atomic.Bool // an outcome has been taken; there is no second one
+	leaving     atomic.Int32
 }
 
 // tell ends the job's context with a cause, once.
@@ -193,8 +195,9 @@ func (b *beater) refused(ctx context.Context, err error) bool {
 	return b.db.Ping(ctx, b.limit()) == nil
 }
 
-// limit is how long a beat may take: there is to be time for another.
-func (b *beater) limit() time.Duration { return max(b.interval/2, 100*time.Millisecond) }
+// limit is how long a beat may take. A first beat may come two intervals after
+// its claim, and a lease is two and a half.
+func (b *beater) limit() time.Duration { return max(b.interval/4, 100*time.Millisecond) }
 
 func (b *beater) beat(ctx context.Context) error {
 	due := b.due()

@@ -40,8 +40,8 @@ func (q *SimpleQueue) InsertMany(ctx context.Context, jobs []NewJob) ([]Inserted
 		return nil, err
 	}
 	q.wakes.jobs(b.runnable(), len(b.jobs))
-	if b.waits && q.engine.Load() != nil {
-		q.engine.Load().promoter.hint(b.soonest)
+	if e := q.engine.Load(); e != nil && b.waits {
+		e.promoter.hint(b.soonest)
 	}
 	return b.results, nil
 }

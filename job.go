@@ -163,7 +163,7 @@ type props struct {
 	Metadata     map[string]string `json:"metadata,omitempty"`
 	TraceContext map[string]string `json:"trace,omitempty"`
 	TimeoutMS    int64             `json:"timeout_ms,omitempty"`
-	KeepArchive  int64             `json:"keep_archive,omitempty"` // seconds; -1 nothing
+	KeepArchive  int64             `json:"keep_archive,omitempty"` // seconds, janitor.Forever or Nothing
 	KeepDLQ      int64             `json:"keep_dlq,omitempty"`
 	ParentID     *uuid.UUID        `json:"parent_id,omitempty"`
 	RootID       *uuid.UUID        `json:"root_id,omitempty"`

@@ -264,7 +264,7 @@ func (p *poller) claim(ctx context.Context, permits int) (used int, err error) {
 		return used, fmt.Errorf("claim: %w", err)
 	}
 	p.book.claimed(r, jobs, time.Now())
-	p.start(ctx, jobs, sr.Nonce, asked)
+	p.start(ctx, jobs, sr.Nonce, asked, len(jobs))
 	return used + len(jobs), nil
 }
 
@@ -277,6 +277,8 @@ func (p *poller) claimParked(ctx context.Context, permits int) (int, error) {
 		if budget > 0 {
 			sr.Queue, kinds = append(sr.Queue, queue), append(kinds, kind)
 			sr.AnyKind, sr.Budget = append(sr.AnyKind, anyKind), append(sr.Budget, int32(budget))
+			// One suspect at a time, from whichever comes first this time.
+			sr.Suspect = append(sr.Suspect, len(kinds) == 1 && p.suspects.Load() == 0)
 		}
 	}
 	for i := range p.book.queues {
@@ -304,7 +306,7 @@ func (p *poller) claimParked(ctx context.Context, permits int) (int, error) {
 		p.doubt(err, sr.Nonce, asked)
 		return 0, fmt.Errorf("claim parked jobs: %w", err)
 	}
-	p.start(ctx, jobs, sr.Nonce, asked)
+	p.start(ctx, jobs, sr.Nonce, asked, len(jobs))
 	return len(jobs), nil
 }
 
@@ -338,22 +340,24 @@ func (p *poller) adopt(ctx context.Context) error {
 		return nil
 	}
 	p.log.InfoContext(ctx, "claims in doubt found", "jobs", len(jobs))
-	if err := p.global.Acquire(ctx, int64(len(jobs))); err != nil {
-		return err
-	}
 	byNonce := map[int64][]store.Claimed{}
 	for _, j := range jobs {
 		byNonce[j.Nonce] = append(byNonce[j.Nonce], j)
 	}
 	for nonce, jobs := range byNonce {
-		p.start(ctx, jobs, nonce, asked[nonce])
+		permits := 0
+		for permits < len(jobs) && p.global.TryAcquire(1) {
+			permits++
+		}
+		p.start(ctx, jobs, nonce, asked[nonce], permits)
 	}
 	return nil
 }
 
-// start makes claims of rows and hands them to the runner. It is called with a
-// global permit held for each. Their leases began after the claim was asked for.
-func (p *poller) start(ctx context.Context, rows []store.Claimed, nonce int64, asked time.Time) {
+// start makes claims of rows and hands them to the runner, with a global permit
+// for each, or for the first of them: the others are given back. Their leases
+// began after the claim was asked for.
+func (p *poller) start(ctx context.Context, rows []store.Claimed, nonce int64, asked time.Time, permits int) {
 	if len(rows) == 0 {
 		return
 	}
@@ -363,7 +367,7 @@ func (p *poller) start(ctx context.Context, rows []store.Claimed, nonce int64, a
 	bytes := 0
 	for i := range rows {
 		c := newClaim(&rows[i], nonce, asked)
-		c.route = p.routes.find(c.job.Queue)
+		c.route, c.unpermitted = p.routes.find(c.job.Queue), i >= permits
 		c.route.inFlight.Add(1)
 		if c.route.window != nil {
 			c.route.window.enter(1)

@@ -79,7 +79,11 @@ func (q *SimpleQueue) prepare(ctx context.Context, jobs []NewJob) (*batch, error
 		}
 		later := j.Delay > 0 || !j.RunAt.IsZero()
 		if later {
-			b.waits, b.soonest = true, min(b.soonest, max(j.Delay, 0))
+			soon := j.Delay // this clock only decides when to look
+			if soon == 0 {
+				soon = max(0, time.Until(j.RunAt))
+			}
+			b.waits, b.soonest = true, min(b.soonest, soon)
 		}
 		b.plain = b.plain && !later && !r.chosen && j.UniqueKey == ""
 	}

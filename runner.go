@@ -67,7 +67,7 @@ func (r *runner) run(c *claim) {
 		beat.end()
 		r.finish(c, &a)
 	}()
-	if r.refusing.Load() {
+	if r.refusing.Load() || c.unpermitted {
 		a.err, a.returned = errGiveBack, true
 		return
 	}
@@ -273,7 +273,9 @@ func (r *runner) settle(c *claim, a *attempt, v verdict) {
 	}
 	c.route.inFlight.Add(-1)
 	r.stats.running.Add(-1)
-	r.global.Release(1)
+	if !c.unpermitted {
+		r.global.Release(1)
+	}
 	r.freed(c)
 }
 

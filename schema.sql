@@ -22,7 +22,7 @@ BEGIN
 END
 $prepare$;
 INSERT INTO "simplequeue".schema_migration (version, name, checksum)
-VALUES (1, 'initial', '58d302e50896664758a5c92babc03460bf4186e2f49b024e66411563ac8fec9d');
+VALUES (1, 'initial', '39d9bbe6e366a02c7903824e6003fb461fe4ef3f251e5cb4aad658c3c241ea37');
 
 -- A table per state; jobs move from table to table and their rows are never
 -- updated in place. The columns that travel with a job are the same, by name,
@@ -85,6 +85,7 @@ CREATE TABLE "simplequeue".job_waiting (
     props           jsonb
 );
 CREATE INDEX job_waiting_due ON "simplequeue".job_waiting (run_at, id) WHERE reason <> 'unknown_kind';
+CREATE INDEX job_waiting_parked_suspect ON "simplequeue".job_waiting (queue, created_at) WHERE reason = 'unknown_kind' AND crash_count > 0;
 CREATE INDEX job_waiting_parked ON "simplequeue".job_waiting (queue, kind, created_at) WHERE reason = 'unknown_kind';
 ALTER TABLE "simplequeue".job_waiting SET (
     autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000,
@@ -310,6 +311,32 @@ RETURNS jsonb LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
             'attempt', attempt, 'at', clock_timestamp(), 'reason', reason, 'error', message, 'stack', stack)))
 $$;
 
+-- The live job that holds a unique key, or null. A function, because it is asked
+-- in callers' sessions: its plan is an index probe whatever their statistics say.
+CREATE FUNCTION "simplequeue".unique_holder(scope text, key text)
+RETURNS uuid LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off AS $$
+BEGIN
+    RETURN (SELECT u.job_id FROM "simplequeue".job_unique AS u
+            WHERE u.scope = unique_holder.scope AND u.key = unique_holder.key);
+END
+$$;
+
+-- Whether there is a job with this id, in whatever state: one look at all
+-- tables, as the calling statement sees them.
+CREATE FUNCTION "simplequeue".job_known(job_id uuid)
+RETURNS boolean LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off AS $$
+BEGIN
+    RETURN EXISTS (SELECT FROM "simplequeue".job_queue AS q WHERE q.id = job_id)
+        OR EXISTS (SELECT FROM "simplequeue".job_waiting AS w WHERE w.id = job_id)
+        OR EXISTS (SELECT FROM "simplequeue".job_running AS r WHERE r.id = job_id)
+        OR EXISTS (SELECT FROM "simplequeue".job_finished AS f WHERE f.id = job_id)
+        OR EXISTS (SELECT FROM "simplequeue".job_queue_archive AS a WHERE a.id = job_id)
+        OR EXISTS (SELECT FROM "simplequeue".job_queue_dlq AS d WHERE d.id = job_id);
+END
+$$;
+
 -- Makes the partitions of parent that jobs finished from now on need if they
 -- are kept for the given numbers of seconds: the day itself and the days after
 -- it, ahead of time. ATTACH does not wait for readers or writers of the parent.
@@ -381,8 +408,8 @@ BEGIN
 END
 $$;
 
--- Every job of every state.
-CREATE VIEW "simplequeue".job AS
+-- Every live job. Looking for live jobs here does not touch the archive.
+CREATE VIEW "simplequeue".job_live AS
 SELECT w.id, w.queue, w.kind, 'waiting'::text AS state, w.reason, w.priority, w.attempt, w.max_attempts,
        w.reprocess_count, w.crash_count, w.unique_key, w.fingerprint, w.created_at, w.run_at,
        NULL::timestamptz AS started_at, NULL::timestamptz AS finished_at, NULL::uuid AS worker_id,
@@ -409,7 +436,14 @@ SELECT r.id, r.queue, r.kind, CASE WHEN c.claim_id IS NULL THEN 'running' ELSE '
        CASE WHEN r.payload_bytes > 0 THEN (SELECT p.raw FROM "simplequeue".job_payload AS p WHERE p.id = r.id) ELSE r.raw END,
        NULL, NULL
 FROM "simplequeue".job_running AS r
-LEFT JOIN "simplequeue".job_cancel AS c ON c.claim_id = r.claim_id AND c.claim_nonce = r.claim_nonce
+LEFT JOIN "simplequeue".job_cancel AS c ON c.claim_id = r.claim_id AND c.claim_nonce = r.claim_nonce;
+
+-- Every job of every state.
+CREATE VIEW "simplequeue".job AS
+SELECT l.id, l.queue, l.kind, l.state, l.reason, l.priority, l.attempt, l.max_attempts,
+       l.reprocess_count, l.crash_count, l.unique_key, l.fingerprint, l.created_at, l.run_at,
+       l.started_at, l.finished_at, l.worker_id, l.last_error, l.errors, l.props, l.payload, l.raw, l.result, l.expires_on
+FROM "simplequeue".job_live AS l
 UNION ALL
 SELECT f.id, f.queue, f.kind, f.state, f.reason, f.priority, f.attempt, f.max_attempts,
        f.reprocess_count, f.crash_count, f.unique_key, f.fingerprint, f.created_at, NULL,

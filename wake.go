@@ -95,7 +95,7 @@ func (w *wakeups) sender() {
 		}
 		ctx, stop := context.WithTimeout(context.Background(), wakeLimit)
 		db := w.queue.db
-		if e := w.queue.engine.Load(); e != nil {
+		if e := w.queue.engine.Load(); e != nil && !e.runner.refusing.Load() {
 			db = e.db
 		}
 		if err := db.Notify(ctx, wakeLimit, w.channel, message); err != nil {

@@ -125,7 +125,10 @@ func (j *Janitor) Once(ctx context.Context) (Result, error) { return j.sweep(ctx
 
 func (j *Janitor) sweep(ctx context.Context, full bool) (r Result, err error) {
 	if due, e := j.housekeepingDue(ctx); full || due {
-		r.Dropped, err = j.housekeep(ctx)
+		if r.Dropped, err = j.housekeep(ctx); err != nil {
+			// The next sweep, here or elsewhere, tries again.
+			_ = j.db.Tx(ctx, limit, store.Step{Statement: unmarkHousekeeping})
+		}
 	} else {
 		err = e
 	}
@@ -142,6 +145,9 @@ VALUES ('janitor', clock_timestamp(), clock_timestamp())
 ON CONFLICT (name) DO UPDATE SET swept_at = excluded.swept_at
 WHERE s.swept_at < clock_timestamp() - $1::bigint * interval '1 millisecond'
 RETURNING true`)
+
+var unmarkHousekeeping = store.Define(`
+UPDATE {schema}.job_sweep AS s SET swept_at = '-infinity' WHERE s.name = 'janitor'`)
 
 var housekeepingAge = store.Define(`
 SELECT true FROM {schema}.job_sweep AS s
@@ -249,17 +255,17 @@ FROM {schema}.job_finished AS f`)
 
 func (j *Janitor) moveFinished(ctx context.Context) (archived, dead int, err error) {
 	names, keepArchive, keepDLQ := j.overrides()
-	for {
+	for size := batch; ; {
 		var a, d int
 		move := func() error {
 			a, d = 0, 0
 			return j.db.Tx(ctx, limit,
 				store.Step{
-					Statement: sweepArchive, Args: []any{batch, j.opts.Keep.Archive, names, keepArchive},
+					Statement: sweepArchive, Args: []any{size, j.opts.Keep.Archive, names, keepArchive},
 					Scan: func(row pgx.Rows) error { return row.Scan(&a) },
 				},
 				store.Step{
-					Statement: sweepDLQ, Args: []any{batch, j.opts.Keep.DeadLetter, names, keepDLQ},
+					Statement: sweepDLQ, Args: []any{size, j.opts.Keep.DeadLetter, names, keepDLQ},
 					Scan: func(row pgx.Rows) error { return row.Scan(&d) },
 				})
 		}
@@ -269,11 +275,15 @@ func (j *Janitor) moveFinished(ctx context.Context) (archived, dead int, err err
 				err = move()
 			}
 		}
+		if store.TookTooLong(err) && size > 1 {
+			size /= 2
+			continue
+		}
 		if err != nil {
 			return archived, dead, err
 		}
 		archived, dead = archived+a, dead+d
-		if a < batch && d < batch {
+		if a < size && d < size {
 			return archived, dead, nil
 		}
 	}

@@ -122,8 +122,17 @@ func (r *Reaper) sweep(ctx context.Context) (Result, error) {
 	if err != nil || !mine {
 		return Result{}, err
 	}
-	return r.Once(ctx)
+	result, err := r.Once(ctx)
+	if err == nil {
+		// A sweep that took long has shown all the while that the database can
+		// be reached: its own duration is no gap.
+		err = r.db.Tx(ctx, limit, store.Step{Statement: endSweep})
+	}
+	return result, err
 }
+
+var endSweep = store.Define(`
+UPDATE {schema}.job_sweep AS s SET swept_at = clock_timestamp() WHERE s.name = 'reaper'`)
 
 // Once makes one sweep now. It judges leases as they stand: call it only where
 // workers have been able to reach the database for the length of a lease.

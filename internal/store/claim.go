@@ -30,6 +30,7 @@ type ClaimRequest struct {
 	After []int64 // claim only what entered the lane after this
 
 	AnyKind []bool // only ClaimParked: of each queue, whether its kind does not matter
+	Suspect []bool // of a parked claim: one job whose worker has died before may be taken
 }
 
 // Claimed is one row of job_running.
@@ -135,13 +136,15 @@ WITH claimed AS (
     DELETE FROM {schema}.job_waiting
     WHERE ctid = ANY (ARRAY(
         SELECT picked.ctid
-        FROM unnest($4::text[], $5::text[], $6::integer[], $8::boolean[]) AS k(queue, kind, budget, any_kind)
+        FROM unnest($4::text[], $5::text[], $6::integer[], $8::boolean[], $9::boolean[])
+             AS k(queue, kind, budget, any_kind, suspect)
         CROSS JOIN LATERAL (
             SELECT known.ctid
             FROM (
                 SELECT w.ctid
                 FROM {schema}.job_waiting AS w
-                WHERE w.reason = 'unknown_kind' AND w.queue = k.queue AND w.kind = k.kind AND NOT k.any_kind
+                WHERE w.reason = 'unknown_kind' AND w.queue = k.queue AND w.kind = k.kind
+                  AND w.crash_count = 0 AND NOT k.any_kind
                 ORDER BY w.created_at
                 LIMIT k.budget
                 FOR UPDATE SKIP LOCKED
@@ -151,11 +154,22 @@ WITH claimed AS (
             FROM (
                 SELECT w.ctid
                 FROM {schema}.job_waiting AS w
-                WHERE w.reason = 'unknown_kind' AND w.queue = k.queue AND k.any_kind
+                WHERE w.reason = 'unknown_kind' AND w.queue = k.queue AND w.crash_count = 0 AND k.any_kind
                 ORDER BY w.kind, w.created_at
                 LIMIT k.budget
                 FOR UPDATE SKIP LOCKED
             ) AS every
+            UNION ALL
+            SELECT suspect.ctid
+            FROM (
+                SELECT w.ctid
+                FROM {schema}.job_waiting AS w
+                WHERE w.reason = 'unknown_kind' AND w.crash_count > 0 AND w.queue = k.queue
+                  AND (w.kind = k.kind OR k.any_kind) AND k.suspect
+                ORDER BY w.created_at
+                LIMIT 1
+                FOR UPDATE SKIP LOCKED
+            ) AS suspect
         ) AS picked
         LIMIT $7::integer
     ))
@@ -165,7 +179,7 @@ INSERT INTO {schema}.job_running
     ({job}, seq, lane, claim_nonce, claimed_at, worker_id, lease_ms)
 SELECT c.id, c.created_at, c.attempt + 1, c.max_attempts, c.reprocess_count, c.crash_count, c.payload_bytes,
        c.priority, c.queue, c.kind, c.unique_scope, c.unique_key, c.fingerprint, c.payload, c.raw, c.errors, c.props,
-       0, -1, $1::bigint, clock_timestamp(), $2::uuid, $3::integer
+       0, CASE WHEN c.crash_count > 0 THEN -2 ELSE -1 END, $1::bigint, clock_timestamp(), $2::uuid, $3::integer
 FROM claimed AS c
 RETURNING claim_id, id, seq, created_at, attempt, max_attempts, reprocess_count, crash_count, payload_bytes,
           priority, lane, queue, kind, unique_scope, unique_key, fingerprint, payload, raw, errors, props`)
@@ -176,7 +190,7 @@ func (db *DB) ClaimParked(ctx context.Context, limit time.Duration, r ClaimReque
 	var jobs []Claimed
 	err := db.Tx(ctx, limit, Step{
 		Statement: claimParked,
-		Args:      []any{r.Nonce, r.Worker, r.LeaseMS, r.Queue, kinds, r.Budget, r.Limit, r.AnyKind},
+		Args:      []any{r.Nonce, r.Worker, r.LeaseMS, r.Queue, kinds, r.Budget, r.Limit, r.AnyKind, r.Suspect},
 		Scan:      collect(&jobs),
 	})
 	if err != nil {

@@ -119,7 +119,7 @@ WITH input AS MATERIALIZED (
         WHERE known.queue = l.queue AND known.priority = l.priority)
 ), chosen AS (
     INSERT INTO {schema}.job_client_id (id)
-    SELECT i.id FROM input AS i WHERE i.chosen ORDER BY i.id
+    SELECT i.id FROM input AS i WHERE i.chosen AND NOT {schema}.job_known(i.id) ORDER BY i.id
     ON CONFLICT (id) DO NOTHING
     RETURNING id
 ), taken AS (
@@ -212,9 +212,10 @@ func (s *Schema) InsertKeyed(ctx context.Context, q Querier, n *NewJobs) ([]Fate
 // The insert that lost a key sees, in its own snapshot, neither the row it tried
 // to insert nor the holder's: the holder is looked up in a new statement.
 var holders = Define(`
-SELECT k.ord, u.job_id::text
+SELECT k.ord, h.job_id::text
 FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS k(scope, key, ord)
-JOIN {schema}.job_unique AS u ON u.scope = k.scope AND u.key = k.key`)
+CROSS JOIN LATERAL {schema}.unique_holder(k.scope, k.key) AS h(job_id)
+WHERE h.job_id IS NOT NULL`)
 
 // Holders returns the ids of the jobs that hold the keys, by position; a key
 // that nobody holds any more is missing.

@@ -97,13 +97,21 @@ func (f *Filter) where() (string, []any) {
 	return strings.Join(conds, "\n  AND "), args
 }
 
+// view is what to read: where only live jobs are asked for, not the archive.
+func (f *Filter) view() string {
+	if f.LiveOnly {
+		return "job_live"
+	}
+	return "job"
+}
+
 // List returns the jobs that match, by id.
 func (s *Schema) List(ctx context.Context, q interface {
 	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
 }, f Filter,
 ) ([]Info, error) {
 	where, args := f.where()
-	sql := "SELECT " + infoColumns + "\nFROM {schema}.job AS j\nWHERE " + where +
+	sql := "SELECT " + infoColumns + "\nFROM {schema}." + f.view() + " AS j\nWHERE " + where +
 		"\nORDER BY j.id\nLIMIT " + fmt.Sprint(f.Limit)
 	rows, err := q.Query(ctx, s.expand(sql), args...)
 	if err != nil {
@@ -130,7 +138,7 @@ func (s *Schema) Count(ctx context.Context, q interface {
 }, f Filter,
 ) (map[string]int64, error) {
 	where, args := f.where()
-	rows, err := q.Query(ctx, s.expand("SELECT j.state, count(*)\nFROM {schema}.job AS j\nWHERE "+where+"\nGROUP BY j.state"), args...)
+	rows, err := q.Query(ctx, s.expand("SELECT j.state, count(*)\nFROM {schema}."+f.view()+" AS j\nWHERE "+where+"\nGROUP BY j.state"), args...)
 	if err != nil {
 		return nil, err
 	}

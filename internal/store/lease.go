@@ -51,8 +51,8 @@ type CancelRequest struct {
 	Reason         string
 }
 
-// CancelRequests returns all requests that stand. There are few: each goes when
-// its job ends.
+// CancelRequests returns all requests that stand. There are few: the reaper
+// removes those whose claim has ended.
 func (db *DB) CancelRequests(ctx context.Context, limit time.Duration) ([]CancelRequest, error) {
 	var requests []CancelRequest
 	err := db.Tx(ctx, limit, Step{Statement: cancelRequests, Scan: func(row pgx.Rows) error {

@@ -218,6 +218,10 @@ func Transient(err error) bool {
 	return false
 }
 
+// TookTooLong reports whether a statement was ended because its time was over: a
+// smaller one may be in time.
+func TookTooLong(err error) bool { return Code(err) == "57014" }
+
 // NoPartition reports whether an insert met no partition for its row. A check
 // constraint has the same code, and a name.
 func NoPartition(err error) bool {
