@@ -44,7 +44,7 @@ func insertPaths(t testing.TB, pool *pgxpool.Pool, q *simplequeue.SimpleQueue) m
 			if err != nil {
 				return nil, err
 			}
-			defer tx.Rollback(ctx)
+			defer func() { _ = tx.Rollback(ctx) }()
 			r, err := q.InsertManyTx(ctx, tx, jobs)
 			if err != nil {
 				return nil, err
@@ -59,7 +59,7 @@ func insertPaths(t testing.TB, pool *pgxpool.Pool, q *simplequeue.SimpleQueue) m
 			if err != nil {
 				return nil, err
 			}
-			defer tx.Rollback()
+			defer func() { _ = tx.Rollback() }()
 			r, err := q.InsertManySQLTx(ctx, tx, jobs)
 			if err != nil {
 				return nil, err

@@ -227,7 +227,7 @@ func TestInsertWithAnExhaustedPoolReturnsByItsDeadline(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer tx.Rollback(context.Background())
+	defer func() { _ = tx.Rollback(context.Background()) }()
 	for _, job := range []simplequeue.NewJob{{Queue: "a"}, {Queue: "a", UniqueKey: "k"}} {
 		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 		began := time.Now()
@@ -276,7 +276,7 @@ func TestLongQueueNamesDoNotBreakTheWakeUp(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer tx.Rollback(context.Background())
+	defer func() { _ = tx.Rollback(context.Background()) }()
 	if _, err := inserter.InsertManyTx(t.Context(), tx, jobs[100:]); err != nil {
 		t.Fatal(err)
 	}

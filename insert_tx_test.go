@@ -41,7 +41,7 @@ func TestInsertInTheCallersTransaction(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer tx.Rollback(context.Background())
+	defer func() { _ = tx.Rollback(context.Background()) }()
 	lost, err := q.InsertManyTx(t.Context(), tx, jobs)
 	if err != nil {
 		t.Fatal(err)
@@ -53,7 +53,7 @@ func TestInsertInTheCallersTransaction(t *testing.T) {
 	if tx, err = pool.Begin(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	defer tx.Rollback(context.Background())
+	defer func() { _ = tx.Rollback(context.Background()) }()
 	inner, err := tx.Begin(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -101,7 +101,7 @@ func TestErrorsInTheCallersTransaction(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer tx.Rollback(context.Background())
+	defer func() { _ = tx.Rollback(context.Background()) }()
 	var invalid *simplequeue.InvalidJobError
 	if _, err := q.InsertTx(t.Context(), tx, simplequeue.NewJob{}); !errors.As(err, &invalid) {
 		t.Errorf("error %v, want an InvalidJobError", err)
@@ -141,7 +141,7 @@ func TestSerializationFailuresOfTheCallersTransactionComeBackUnchanged(t *testin
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer tx.Rollback(context.Background())
+			defer func() { _ = tx.Rollback(context.Background()) }()
 			if r, err := q.InsertTx(t.Context(), tx, simplequeue.NewJob{Queue: "a", UniqueKey: "old"}); err != nil || !r.Duplicate || r.ID != visible {
 				t.Errorf("InsertTx = %+v, %v, want duplicate of %v", r, err, visible)
 			}
@@ -236,7 +236,7 @@ func TestFollowUpJobsKnowTheirParent(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		defer tx.Rollback(ctx)
+		defer func() { _ = tx.Rollback(ctx) }()
 		if _, err := simplequeue.FromContext(ctx).InsertTx(ctx, tx, next); err != nil {
 			return err
 		}

@@ -5,6 +5,7 @@ package simplequeue_test
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -179,7 +180,7 @@ func (p *process) signal(t testing.TB, s syscall.Signal) {
 	select {
 	case <-p.ended:
 	default:
-		if err := p.cmd.Process.Signal(s); err != nil && err != os.ErrProcessDone {
+		if err := p.cmd.Process.Signal(s); err != nil && !errors.Is(err, os.ErrProcessDone) {
 			t.Errorf("signal: %v", err)
 		}
 	}

@@ -50,8 +50,12 @@ func TestRollingRestartUsesNoAttempt(t *testing.T) {
 			o.Stop.Drain = -1
 		}
 		q := newQueue(t, pool, o)
-		ctx, cancel := context.WithTimeout(t.Context(), 150*time.Millisecond)
+		ctx, cancel := context.WithCancel(t.Context())
 		var wg sync.WaitGroup
+		wg.Go(func() {
+			eventually(t, "the worker runs", func() bool { return q.Health().OK })
+			time.AfterFunc(150*time.Millisecond, cancel)
+		})
 		wg.Go(func() {
 			for ctx.Err() == nil && inserted.Load() < many {
 				if _, err := q.Insert(t.Context(), simplequeue.NewJob{Queue: "rolling"}); err != nil {

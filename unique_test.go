@@ -136,7 +136,7 @@ func TestInsertDoesNotWaitForTheJobThatHoldsTheKey(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		defer tx.Rollback(context.Background())
+		defer func() { _ = tx.Rollback(context.Background()) }()
 		if _, err := tx.Exec(ctx, "SELECT FROM simplequeue.job_running WHERE id = $1 FOR UPDATE", job.ID); err != nil {
 			return err
 		}
@@ -345,7 +345,7 @@ func TestOneHolderOfAKeyAtEveryCommit(t *testing.T) {
 				if err != nil {
 					return simplequeue.Inserted{}, err
 				}
-				defer tx.Rollback(ctx)
+				defer func() { _ = tx.Rollback(ctx) }()
 				if _, err := tx.Exec(ctx, "SET TRANSACTION ISOLATION LEVEL "+level); err != nil {
 					return simplequeue.Inserted{}, err
 				}

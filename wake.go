@@ -21,7 +21,6 @@ type wakeups struct {
 	lanes   map[store.Lane]bool
 	cancel  bool // a running job is to be cancelled
 	sending bool
-	sent    chan struct{} // closed when the sender has ended
 }
 
 const (
@@ -81,7 +80,6 @@ func (w *wakeups) send() {
 		return
 	}
 	w.sending = true
-	w.sent = make(chan struct{})
 	go w.sender()
 }
 
@@ -107,22 +105,11 @@ func (w *wakeups) sender() {
 	}
 }
 
-// wait waits for the sender, if it is at work.
-func (w *wakeups) wait() {
-	w.mu.Lock()
-	sent := w.sent
-	w.mu.Unlock()
-	if sent != nil {
-		<-sent
-	}
-}
-
 func (w *wakeups) take() (message string, ok bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if len(w.lanes) == 0 && !w.cancel {
 		w.sending = false
-		close(w.sent)
 		return "", false
 	}
 	lanes := make([]store.Lane, 0, len(w.lanes))

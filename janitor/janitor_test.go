@@ -234,7 +234,7 @@ func TestExpiryDoesNotWaitForReaders(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer reader.Rollback(context.Background())
+			defer func() { _ = reader.Rollback(context.Background()) }()
 			if _, err := reader.Exec(t.Context(), query); err != nil {
 				t.Fatal(err)
 			}

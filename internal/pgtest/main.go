@@ -1,9 +1,12 @@
 package pgtest
 
 import (
+	"flag"
 	"fmt"
 	"io"
 	"os"
+	"runtime"
+	"strconv"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -12,7 +15,14 @@ import (
 // Main runs the tests of a package, stops the server that they started and
 // exits with the tests' code. When the tests passed it also checks that they
 // left no goroutine behind.
+//
+// Tests mostly wait, for PostgreSQL and for time to pass: unless -parallel says
+// otherwise, two of them run at once for each processor.
 func Main(m *testing.M) {
+	flag.Parse()
+	if f := flag.Lookup("test.parallel"); f != nil && f.Value.String() == f.DefValue {
+		_ = f.Value.Set(strconv.Itoa(2 * runtime.GOMAXPROCS(0)))
+	}
 	os.Exit(run(m, shared, os.Stderr))
 }
 
