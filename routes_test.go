@@ -74,8 +74,9 @@ func TestHiddenMuxDoesNotSpin(t *testing.T) {
 	time.Sleep(200 * time.Millisecond) // four polls
 	known := insert(t, q, simplequeue.NewJob{Queue: "mail", Kind: "known"})
 	awaitState(t, q, known, simplequeue.StateCompleted)
-	if s := q.Stats(); s.Parked != 1 || s.Claimed != 2 {
-		t.Errorf("parked %d, claimed %d, want 1 and 2", s.Parked, s.Claimed)
+	// A claim of parked jobs may be under way while the first one is parked.
+	if s := q.Stats(); s.Parked < 1 || s.Parked > 2 || s.Claimed != s.Parked+1 {
+		t.Errorf("parked %d, claimed %d, want 1 or 2, and one more", s.Parked, s.Claimed)
 	}
 }
 
