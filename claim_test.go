@@ -69,7 +69,7 @@ func TestClaimTakesEachJobOnce(t *testing.T) {
 			}
 			if name == "stale" {
 				if _, err := admin.Exec(t.Context(), `
-					ALTER TABLE simplequeue.job_queue SET (autovacuum_enabled = off);
+					ALTER TABLE simplequeue.job_queue_0 SET (autovacuum_enabled = off);
 					ANALYZE simplequeue.job_queue`); err != nil {
 					t.Fatal(err)
 				}
@@ -192,7 +192,7 @@ func TestClaimStepsOverLockedRows(t *testing.T) {
 	db := &store.DB{Schema: store.NewSchema(pgtest.Schema), Pool: pool}
 	jobs, err := db.Claim(t.Context(), 5*time.Second, store.ClaimRequest{
 		Worker: uuid.New(), Nonce: 1, LeaseMS: 1000, Limit: 7,
-		First: []int32{1}, Last: []int32{1}, Budget: []int32{7}, Queue: []string{"a"}, Lane: []int16{0}, After: []int64{0},
+		First: []int32{1}, Last: []int32{1}, Budget: []int32{7}, Queue: []string{"a"}, Lane: []int16{0}, After: []int64{0}, Chunk: store.AllChunks,
 	})
 	if err != nil || len(jobs) != 7 {
 		t.Fatalf("claimed %d jobs beside locked ones, %v, want 7", len(jobs), err)
@@ -202,9 +202,9 @@ func TestClaimStepsOverLockedRows(t *testing.T) {
 			t.Errorf("claimed place %d, want 11 to 17", j.Seq)
 		}
 	}
-	moved, _, _, err := db.Promote(t.Context(), 5*time.Second, 100)
-	if err != nil || moved != 10 {
-		t.Errorf("promoted %d jobs beside locked ones, %v, want 10", moved, err)
+	done, err := db.Promote(t.Context(), 5*time.Second, nil, 100)
+	if err != nil || done.Moved != 10 {
+		t.Errorf("promoted %d jobs beside locked ones, %v, want 10", done.Moved, err)
 	}
 }
 
@@ -220,7 +220,7 @@ func TestClaimEndsWithItsLimit(t *testing.T) {
 	db := &store.DB{Schema: store.NewSchema(pgtest.Schema), Pool: pool}
 	r := store.ClaimRequest{
 		Worker: uuid.New(), Nonce: 41, LeaseMS: 1000, Limit: 1,
-		First: []int32{1}, Last: []int32{1}, Budget: []int32{2}, Queue: []string{"a"}, Lane: []int16{0}, After: []int64{0},
+		First: []int32{1}, Last: []int32{1}, Budget: []int32{2}, Queue: []string{"a"}, Lane: []int16{0}, After: []int64{0}, Chunk: store.AllChunks,
 	}
 	// The first claim prepares the statements, so that the second is sent at once.
 	if jobs, err := db.Claim(t.Context(), time.Minute, r); err != nil || len(jobs) != 1 {

@@ -1,7 +1,6 @@
 package simplequeue
 
 import (
-	"cmp"
 	"context"
 	"log/slog"
 	"slices"
@@ -11,7 +10,6 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/simplequeue/simplequeue/internal/store"
-	"github.com/simplequeue/simplequeue/janitor"
 )
 
 // outcomeOf is the outcome of one claim, on its way to the database.
@@ -204,81 +202,6 @@ func (c *completer) write(ctx context.Context, batch []outcomeOf, aside bool) (m
 		}
 	}
 	return moved, c.db.Tx(ctx, settleLimit, steps...)
-}
-
-// settleSteps groups a batch by where its jobs go: one statement each.
-func settleSteps(batch []outcomeOf, aside bool) []store.Step {
-	var archive, dead, asides, waiting, back, beaten store.Settle
-	slices.SortFunc(batch, func(a, b outcomeOf) int { return cmp.Compare(a.claim.id, b.claim.id) })
-	for _, o := range batch {
-		c, v := o.claim, o.verdict
-		s := &waiting
-		switch {
-		case v.action == actGiveBack:
-			s = &back
-			lane := int16(store.FrontLane)
-			if c.suspect {
-				lane = store.SuspectLane
-			}
-			s.Lanes = append(s.Lanes, lane)
-		case v.state == "":
-			s.AfterUS = append(s.AfterUS, microseconds(v.after))
-			s.RunAtUS = append(s.RunAtUS, unixMicro(v.at))
-		case aside:
-			s = &asides
-		case v.state == StateCompleted:
-			s = &archive
-		default:
-			s = &dead
-		}
-		s.ClaimIDs = append(s.ClaimIDs, c.id)
-		s.Nonces = append(s.Nonces, c.nonce)
-		if s == &archive {
-			s.Keep = append(s.Keep, keepSeconds(c.retention().Archive))
-		} else if s != &back {
-			s.States = append(s.States, string(v.state))
-			s.Reasons = append(s.Reasons, clean(v.reason, maxErrorText))
-			s.Texts = append(s.Texts, text(v.text, maxErrorText))
-			s.Stacks = append(s.Stacks, text(v.stack, maxStackText))
-			s.Keep = append(s.Keep, keepSeconds(c.retention().DeadLetter))
-		}
-		if c.beaten.Load() {
-			beaten.ClaimIDs = append(beaten.ClaimIDs, c.id)
-			beaten.Nonces = append(beaten.Nonces, c.nonce)
-		}
-	}
-	var steps []store.Step
-	if len(archive.ClaimIDs) < len(batch) {
-		// All of them, in one order: a cancel locks several rows too.
-		ids, nonces := make([]int64, len(batch)), make([]int64, len(batch))
-		for i, o := range batch {
-			ids[i], nonces[i] = o.claim.id, o.claim.nonce
-		}
-		steps = append(steps, store.Step{Statement: store.LockClaims, Args: []any{ids, nonces}})
-	}
-	if len(archive.ClaimIDs) > 0 {
-		steps = append(steps, janitor.Archive(&archive))
-	}
-	if len(dead.ClaimIDs) > 0 {
-		steps = append(steps, janitor.DeadLetter(&dead))
-	}
-	if len(asides.ClaimIDs) > 0 {
-		steps = append(steps, store.Step{Statement: store.SettleAside, Args: []any{
-			asides.ClaimIDs, asides.Nonces, asides.States, asides.Reasons, asides.Texts, asides.Stacks,
-		}})
-	}
-	if len(waiting.ClaimIDs) > 0 {
-		steps = append(steps, store.Step{Statement: store.SettleWaiting, Args: []any{
-			waiting.ClaimIDs, waiting.Nonces, waiting.Reasons, waiting.Texts, waiting.Stacks, waiting.RunAtUS, waiting.AfterUS,
-		}})
-	}
-	if len(back.ClaimIDs) > 0 {
-		steps = append(steps, store.Step{Statement: store.SettleGiveBack, Args: []any{back.ClaimIDs, back.Nonces, back.Lanes}})
-	}
-	if len(beaten.ClaimIDs) > 0 {
-		steps = append(steps, store.Step{Statement: store.ForgetLeases, Args: []any{beaten.ClaimIDs, beaten.Nonces}})
-	}
-	return steps
 }
 
 // makePartitions makes what the batch needs.

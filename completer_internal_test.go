@@ -42,11 +42,11 @@ func (f *fakeSettler) Tx(_ context.Context, _ time.Duration, steps ...store.Step
 	f.calls++
 	var all tried
 	for _, s := range steps {
-		if s.Statement == store.LockClaims || s.Statement == store.ForgetLeases {
+		if s.Statement == store.LockClaims || s.Statement == store.ForgetLeases(&store.Settle{}).Statement {
 			continue
 		}
 		all.ids = append(all.ids, s.Args[0].([]int64)...)
-		all.aside = all.aside || s.Statement == store.SettleAside
+		all.aside = all.aside || s.Statement == store.SettleAside(&store.Settle{}).Statement
 		for _, a := range s.Args {
 			if texts, ok := a.([]*string); ok {
 				for _, text := range texts {

@@ -113,17 +113,15 @@ func TestEveryWriteOfARunningJobMatchesBothPartsOfTheFence(t *testing.T) {
 		},
 		"aside": {func(id, nonce int64) store.Step {
 			s := one(id, nonce, "failed")
-			return store.Step{Statement: store.SettleAside, Args: []any{s.ClaimIDs, s.Nonces, s.States, s.Reasons, s.Texts, s.Stacks}}
+			return store.SettleAside(s)
 		}, "job_finished"},
 		"waiting": {func(id, nonce int64) store.Step {
 			s := one(id, nonce, "")
-			return store.Step{Statement: store.SettleWaiting, Args: []any{
-				s.ClaimIDs, s.Nonces, s.Reasons, s.Texts, s.Stacks, s.RunAtUS, s.AfterUS,
-			}}
+			return store.SettleWaiting(s)
 		}, "job_waiting"},
 		"give back": {func(id, nonce int64) store.Step {
 			s := one(id, nonce, "")
-			return store.Step{Statement: store.SettleGiveBack, Args: []any{s.ClaimIDs, s.Nonces, s.Lanes}}
+			return store.SettleGiveBack(s)
 		}, "job_queue"},
 	}
 	for name, w := range writes {
@@ -220,7 +218,7 @@ func TestForgetLeasesMatchesBothPartsOfTheFence(t *testing.T) {
 		t.Fatal(err)
 	}
 	forget := func(id, nonce int64) int {
-		f.run(t, store.Step{Statement: store.ForgetLeases, Args: []any{[]int64{id}, []int64{nonce}}})
+		f.run(t, store.ForgetLeases(&store.Settle{ClaimIDs: []int64{id}, Nonces: []int64{nonce}}))
 		return f.count(t, "job_lease")
 	}
 	if n := forget(f.ids[1], f.nonce+1); n != 3 {
@@ -255,10 +253,10 @@ func TestCancelRequestMatchesBothPartsOfTheFence(t *testing.T) {
 				t.Errorf("%d jobs are shown as cancelling, want none", n)
 			}
 			s := one(f.ids[0], f.nonce, "")
-			f.run(t, store.Step{Statement: store.SettleWaiting, Args: []any{s.ClaimIDs, s.Nonces, s.Reasons, s.Texts, s.Stacks, s.RunAtUS, s.AfterUS}})
-			f.run(t, store.Step{Statement: store.SettleGiveBack, Args: []any{[]int64{f.ids[1]}, s.Nonces, s.Lanes}})
+			f.run(t, store.SettleWaiting(s))
+			f.run(t, store.SettleGiveBack(&store.Settle{ClaimIDs: []int64{f.ids[1]}, Nonces: s.Nonces, Lanes: s.Lanes}))
 			s = one(f.ids[2], f.nonce, "failed")
-			f.run(t, store.Step{Statement: store.SettleAside, Args: []any{s.ClaimIDs, s.Nonces, s.States, s.Reasons, s.Texts, s.Stacks}})
+			f.run(t, store.SettleAside(s))
 			f.run(t, janitor.DeadLetter(one(f.ids[3], f.nonce, "failed")))
 			for _, from := range []string{"job_waiting", "job_queue", "job_finished WHERE state = 'failed'", "job_queue_dlq WHERE state = 'failed'"} {
 				if n := f.count(t, from); n != 1 {

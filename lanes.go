@@ -1,6 +1,7 @@
 package simplequeue
 
 import (
+	"math"
 	"slices"
 	"time"
 
@@ -17,6 +18,8 @@ type laneBook struct {
 	next   int // where the next claim starts, so that no queue is always first
 
 	suspectBusy bool // a suspect runs here; there is at most one
+
+	fullCost time.Duration // what the last read without watermark took
 }
 
 // queueLanes are the lanes of one queue.
@@ -41,6 +44,8 @@ const (
 	trail     = 250 * time.Millisecond
 	fullEvery = 2 * time.Second        // a busy lane is read without watermark
 	fullAgain = 100 * time.Millisecond // and so is one that has run short
+	fullShare = 20                     // but takes no more than one part in so many of the time
+	fullMost  = 4 * time.Second        // unless that would make it as rare as this
 	maxProbes = 1000                   // lanes in one claim
 	maxClaim  = 1000                   // jobs in one claim
 )
@@ -118,7 +123,7 @@ func (b *laneBook) dueIn(now time.Time) time.Duration {
 		if q.route.budget() == 0 {
 			continue
 		}
-		wait = min(wait, q.dueIn(now, b.suspectBusy))
+		wait = min(wait, b.queueDueIn(q, now))
 		if wait <= 0 {
 			return 0
 		}
@@ -126,26 +131,33 @@ func (b *laneBook) dueIn(now time.Time) time.Duration {
 	return wait
 }
 
-func (q *queueLanes) dueIn(now time.Time, suspectBusy bool) time.Duration {
-	if q.front.active || q.suspect.active && !suspectBusy {
+func (b *laneBook) queueDueIn(q *queueLanes, now time.Time) time.Duration {
+	if q.front.active || q.suspect.active && !b.suspectBusy {
 		return 0
 	}
 	wait := q.probeAt.Sub(now)
 	for _, l := range q.lanes {
 		if l.active {
-			wait = min(wait, l.dueIn(now))
+			wait = min(wait, b.laneDueIn(l, now))
 		}
 	}
 	return wait
 }
 
-// dueIn: a lane that ran short above its watermark is read once more from its
-// start, for what committed late, but not at once again.
-func (l *lane) dueIn(now time.Time) time.Duration {
+// laneDueIn: a lane that ran short above its watermark is read once more from
+// its start, for what committed late, but not at once again.
+func (b *laneBook) laneDueIn(l *lane, now time.Time) time.Duration {
 	if l.short {
-		return l.fullAt.Add(fullAgain).Sub(now)
+		return l.fullAt.Add(b.notSooner(fullAgain)).Sub(now)
 	}
 	return 0
+}
+
+// notSooner is how long to wait between reads without watermark, at least d.
+// They walk over the dead entries that a long transaction keeps vacuum from
+// removing: the more there are, the rarer these reads become.
+func (b *laneBook) notSooner(d time.Duration) time.Duration {
+	return max(d, min(fullShare*b.fullCost, fullMost))
 }
 
 // probe is one lane in a claim.
@@ -167,6 +179,7 @@ type request struct {
 	groups []group
 	probes []probe
 	limit  int
+	chunk  int64 // the first of the two chunks that the lanes are read in, or store.AllChunks
 }
 
 // request chooses the lanes of the next claim of at most limit jobs: of each
@@ -185,7 +198,7 @@ func (b *laneBook) request(now time.Time, limit int) request {
 		}
 		q := b.queues[(b.next+i)%len(b.queues)]
 		budget := min(q.route.budget(), limit)
-		if budget == 0 || q.dueIn(now, b.suspectBusy) > 0 {
+		if budget == 0 || b.queueDueIn(q, now) > 0 {
 			continue
 		}
 		all := !now.Before(q.probeAt)
@@ -203,17 +216,20 @@ func (b *laneBook) request(now time.Time, limit int) request {
 			budget = min(max(room-1, 1), limit)
 		}
 		if all {
-			q.probeAt = now.Add(jittered(b.every))
+			q.probeAt = now.Add(b.notSooner(jittered(b.every)))
 		}
 		g := group{first: len(r.probes), budget: budget, queue: q}
-		r.probes = append(r.probes, probe{queue: q, lane: &q.front})
+		if all || q.front.active {
+			r.probes = append(r.probes, probe{queue: q, lane: &q.front})
+		}
 		for _, l := range q.lanes {
-			if all || l.active && l.dueIn(now) <= 0 {
-				r.probes = append(r.probes, probe{queue: q, lane: l, after: l.start(now)})
+			if all || l.active && b.laneDueIn(l, now) <= 0 {
+				r.probes = append(r.probes, probe{queue: q, lane: l, after: b.start(l, now)})
 			}
 		}
-		g.last = len(r.probes)
-		r.groups = append(r.groups, g)
+		if g.last = len(r.probes); g.last > g.first {
+			r.groups = append(r.groups, g)
+		}
 	}
 	if len(suspects) > 0 {
 		g := group{first: len(r.probes), budget: 1}
@@ -221,19 +237,42 @@ func (b *laneBook) request(now time.Time, limit int) request {
 		g.last = len(r.probes)
 		r.groups = append([]group{g}, r.groups...)
 	}
+	r.chunk = r.chunkOf()
 	return r
 }
 
 // start is where the next claim of the lane starts.
-func (l *lane) start(now time.Time) int64 {
-	if !l.active || l.short || now.Sub(l.fullAt) >= fullEvery {
+func (b *laneBook) start(l *lane, now time.Time) int64 {
+	if !l.active || l.short || now.Sub(l.fullAt) >= b.notSooner(fullEvery) {
 		return 0
 	}
 	return l.mark.after(now)
 }
 
+// chunkOf is the chunk in which all watermarks are, or in the one after it:
+// then no other tables need be looked into.
+func (r *request) chunkOf() int64 {
+	first, last := int64(math.MaxInt64), int64(0)
+	for _, p := range r.probes {
+		if p.after == 0 {
+			return store.AllChunks
+		}
+		first, last = min(first, store.Chunk(p.after)), max(last, store.Chunk(p.after))
+	}
+	if last-first > 1 {
+		return store.AllChunks
+	}
+	return first
+}
+
+// aJob is what a claim takes for each job beside looking for it.
+const aJob = 10 * time.Microsecond
+
 // claimed takes note of what a claim has found.
-func (b *laneBook) claimed(r request, jobs []store.Claimed, now time.Time) {
+func (b *laneBook) claimed(r request, jobs []store.Claimed, took time.Duration, now time.Time) {
+	if slices.ContainsFunc(r.probes, func(p probe) bool { return p.after == 0 && p.lane.lane >= 0 }) {
+		b.fullCost = max(0, took-time.Duration(len(jobs))*aJob)
+	}
 	found := map[*queueLanes]int{}
 	suspects := 0
 	for i := range jobs {

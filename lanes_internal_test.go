@@ -47,6 +47,7 @@ func (l *laneTable) claim(r request, now time.Time) (jobs []store.Claimed, taken
 				next := -1
 				for i, row := range l.rows {
 					if row.lane.Queue == p.queue.route.name && row.lane.Priority == p.lane.lane && row.seq > p.after &&
+						(r.chunk == store.AllChunks || row.seq < store.ChunkStart(r.chunk+2)) &&
 						!row.commits.After(now) && (next < 0 || row.seq < l.rows[next].seq) {
 						next = i
 					}
@@ -83,7 +84,9 @@ func TestLaneBookFindsEveryRow(t *testing.T) {
 		var seq int64
 		for end := now.Add(20 * time.Second); now.Before(end); now = now.Add(time.Duration(1+rng.IntN(50)) * time.Millisecond) {
 			for range rng.IntN(4) {
-				seq++
+				if seq++; rng.IntN(50) == 0 { // other lanes have filled tables meanwhile
+					seq += rng.Int64N(store.ChunkStart(3))
+				}
 				row := laneRow{lane: lanes[rng.IntN(len(lanes))], seq: seq, commits: now}
 				switch rng.IntN(20) {
 				case 0: // a long transaction
@@ -104,7 +107,7 @@ func TestLaneBookFindsEveryRow(t *testing.T) {
 					t.Fatalf("seed %d: a claim is due but there is no lane to look at", seed)
 				}
 				jobs, _ := table.claim(r, now)
-				b.claimed(r, jobs, now)
+				b.claimed(r, jobs, 0, now)
 			}
 			for _, row := range table.rows {
 				// The poll interval has jitter; a busy lane is read from its
@@ -137,7 +140,7 @@ func TestLaneBookKeepsOrderOfShortTransactions(t *testing.T) {
 		b.add(l)
 		r := b.request(now, 20)
 		jobs, taken := table.claim(r, now)
-		b.claimed(r, jobs, now)
+		b.claimed(r, jobs, 0, now)
 		claimed += len(jobs)
 		var last int64
 		for _, row := range taken {
@@ -190,7 +193,7 @@ func TestLaneBookBudgets(t *testing.T) {
 							}
 						}
 						jobs, _ := table.claim(r, now)
-						b.claimed(r, jobs, now)
+						b.claimed(r, jobs, 0, now)
 						for _, j := range jobs {
 							b.byName[j.Queue].route.inFlight.Add(1)
 						}
@@ -220,6 +223,64 @@ func queuesOf(r request, g group) []*queueLanes {
 	return list
 }
 
+// TestLaneBookReadsFewTables: where all watermarks are near one another a claim
+// keeps to two tables of the ring; it needs all of them where they are not, or
+// where a lane is read from its start.
+func TestLaneBookReadsFewTables(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		marks []int64
+		want  int64
+	}{
+		{[]int64{0}, store.AllChunks},
+		{[]int64{5}, 0},
+		{[]int64{store.ChunkStart(7) - 1}, 6},
+		{[]int64{store.ChunkStart(7), store.ChunkStart(8)}, 7},
+		{[]int64{store.ChunkStart(8), store.ChunkStart(7)}, 7},
+		{[]int64{store.ChunkStart(7), store.ChunkStart(9)}, store.AllChunks},
+		{[]int64{store.ChunkStart(7), 0}, store.AllChunks},
+	} {
+		var r request
+		for _, after := range c.marks {
+			r.probes = append(r.probes, probe{after: after})
+		}
+		if got := r.chunkOf(); got != c.want {
+			t.Errorf("watermarks %v: chunk %d, want %d", c.marks, got, c.want)
+		}
+	}
+}
+
+// TestLaneBookReadsRarelyWhatIsSlow: the more a read without watermark costs, the
+// rarer it is, but never so rare that late rows wait for long.
+func TestLaneBookReadsRarelyWhatIsSlow(t *testing.T) {
+	t.Parallel()
+	for _, took := range []time.Duration{0, 50 * time.Millisecond, time.Second} {
+		b := newLaneBook(newTestRoutes(t, 10), time.Second)
+		b.add(store.Lane{Queue: "a"})
+		now := time.Unix(1_700_000_000, 0)
+		var spent, longest time.Duration
+		last := now
+		for end := now.Add(time.Minute); now.Before(end); now = now.Add(time.Millisecond) {
+			b.add(store.Lane{Queue: "a"}) // wake-ups all the time
+			r := b.request(now, 100)
+			cost := time.Millisecond
+			if r.chunk == store.AllChunks {
+				if now.Sub(last) > time.Second { // the watermark is there
+					spent, longest, cost = spent+took, max(longest, now.Sub(last)), took
+				}
+				last = now
+			}
+			b.claimed(r, []store.Claimed{{Queue: "a", Seq: 1 << 40}}, cost, now)
+		}
+		if share := max(time.Minute/fullShare, time.Minute/fullMost*took); spent > share*3/2 {
+			t.Errorf("reads that take %v took %v of a minute, want at most %v", took, spent, share)
+		}
+		if limit := max(fullEvery, fullMost); longest > limit*3/2 {
+			t.Errorf("with reads that take %v, none for %v, want one every %v", took, longest, limit)
+		}
+	}
+}
+
 // TestLaneBookServesAllQueuesInTurn: where permits are short, no queue is always
 // first: each of many gets its share.
 func TestLaneBookServesAllQueuesInTurn(t *testing.T) {
@@ -239,7 +300,7 @@ func TestLaneBookServesAllQueuesInTurn(t *testing.T) {
 		now = now.Add(time.Millisecond)
 		r := b.request(now, 5)
 		jobs, _ := table.claim(r, now)
-		b.claimed(r, jobs, now)
+		b.claimed(r, jobs, 0, now)
 		for _, j := range jobs {
 			got[j.Queue]++
 		}
@@ -264,7 +325,7 @@ func TestLaneBookIsQuiet(t *testing.T) {
 			if b.dueIn(now) <= 0 {
 				r := b.request(now, 100)
 				jobs, _ := table.claim(r, now)
-				b.claimed(r, jobs, now)
+				b.claimed(r, jobs, 0, now)
 				claims++
 			}
 		}

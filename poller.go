@@ -245,7 +245,7 @@ func (p *poller) claim(ctx context.Context, permits int) (used int, err error) {
 	if len(r.probes) == 0 || r.limit == 0 {
 		return used, nil
 	}
-	sr := store.ClaimRequest{Worker: p.worker, Nonce: int64(rand.Uint64()), LeaseMS: p.leaseMS, Limit: r.limit}
+	sr := store.ClaimRequest{Worker: p.worker, Nonce: int64(rand.Uint64()), LeaseMS: p.leaseMS, Limit: r.limit, Chunk: r.chunk}
 	for _, g := range r.groups {
 		sr.First = append(sr.First, int32(g.first+1))
 		sr.Last = append(sr.Last, int32(g.last))
@@ -263,7 +263,7 @@ func (p *poller) claim(ctx context.Context, permits int) (used int, err error) {
 		p.book.addAll() // what this claim was to look at is still to be looked at
 		return used, fmt.Errorf("claim: %w", err)
 	}
-	p.book.claimed(r, jobs, time.Now())
+	p.book.claimed(r, jobs, time.Since(asked), time.Now())
 	p.start(ctx, jobs, sr.Nonce, asked, len(jobs))
 	return used + len(jobs), nil
 }

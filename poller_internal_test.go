@@ -429,10 +429,10 @@ func TestPromoterHeedsTheEarliestHint(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		looks := make(chan time.Time, 100)
-		db := promoterFunc(func() (int, map[store.Lane]bool, time.Duration, error) {
+		db := promoterFunc(func() (store.Promotion, error) {
 			looks <- time.Now()
 			time.Sleep(10 * time.Millisecond)
-			return 0, nil, time.Hour, nil
+			return store.Promotion{Next: time.Hour}, nil
 		})
 		p := &promoter{
 			db: db, every: time.Hour, soon: make(chan time.Duration, 1), wake: func([]store.Lane, int) {},
@@ -453,8 +453,8 @@ func TestPromoterHeedsTheEarliestHint(t *testing.T) {
 	})
 }
 
-type promoterFunc func() (int, map[store.Lane]bool, time.Duration, error)
+type promoterFunc func() (store.Promotion, error)
 
-func (f promoterFunc) Promote(context.Context, time.Duration, int) (int, map[store.Lane]bool, time.Duration, error) {
+func (f promoterFunc) Promote(context.Context, time.Duration, *int64, int) (store.Promotion, error) {
 	return f()
 }

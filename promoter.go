@@ -3,6 +3,8 @@ package simplequeue
 import (
 	"context"
 	"log/slog"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/simplequeue/simplequeue/internal/store"
@@ -12,8 +14,9 @@ import (
 // may do it at once: each takes rows that no other has locked.
 type promoter struct {
 	db interface {
-		Promote(ctx context.Context, limit time.Duration, most int) (int, map[store.Lane]bool, time.Duration, error)
+		Promote(ctx context.Context, limit time.Duration, from *int64, most int) (store.Promotion, error)
 	}
+	mark   dueMark
 	every  time.Duration
 	soon   chan time.Duration // size 1: a job has become due in so long
 	wake   func(lanes []store.Lane, jobs int)
@@ -25,6 +28,37 @@ const (
 	promoteBatch = 1000
 	promoteLimit = 10 * time.Second
 )
+
+// dueMark is the time before which the promoter has left nothing, as far as it
+// could see. It trails the clock, because a job may be committed after its time
+// has come; what comes later still is found by a look at all, made as rarely as
+// those of the lanes are.
+type dueMark struct {
+	value    int64 // microseconds since 1970
+	fullAt   time.Time
+	fullCost time.Duration
+	behind   bool // the last look did not come to the end
+}
+
+const dueTrail = time.Second
+
+// from is where to begin, nil for all.
+func (m *dueMark) from(now time.Time) *int64 {
+	if !m.behind && now.Sub(m.fullAt) >= max(fullEvery, min(fullShare*m.fullCost, fullMost)) {
+		return nil
+	}
+	return &m.value
+}
+
+func (m *dueMark) moved(done store.Promotion, full bool, asked time.Time, took time.Duration) {
+	if full {
+		m.fullAt, m.fullCost = asked, max(0, took-time.Duration(done.Moved)*aJob)
+	}
+	m.behind = done.Moved == promoteBatch
+	if m.value = done.Now - dueTrail.Microseconds(); m.behind {
+		m.value = done.Last
+	}
+}
 
 // hint tells the promoter of a job that is due in d.
 func (p *promoter) hint(d time.Duration) {
@@ -41,7 +75,9 @@ func (p *promoter) hint(d time.Duration) {
 func (p *promoter) run(ctx context.Context) {
 	retry := newRetry()
 	for ctx.Err() == nil {
-		moved, into, next, err := p.db.Promote(ctx, promoteLimit, promoteBatch)
+		asked := time.Now()
+		from := p.mark.from(asked)
+		done, err := p.db.Promote(ctx, promoteLimit, from, promoteBatch)
 		if ctx.Err() != nil {
 			return
 		}
@@ -56,17 +92,14 @@ func (p *promoter) run(ctx context.Context) {
 			continue
 		}
 		retry.reset()
-		if moved > 0 {
-			lanes := make([]store.Lane, 0, len(into))
-			for l := range into {
-				lanes = append(lanes, l)
-			}
-			p.wake(lanes, moved)
+		p.mark.moved(done, from == nil, asked, time.Since(asked))
+		if done.Moved > 0 {
+			p.wake(slices.Collect(maps.Keys(done.Into)), done.Moved)
 		}
-		if moved == promoteBatch {
+		if done.Moved == promoteBatch {
 			continue
 		}
-		p.rest(ctx, min(next, jittered(p.every)))
+		p.rest(ctx, min(done.Next, jittered(p.every)))
 	}
 }
 

@@ -69,7 +69,7 @@ func TestSuspendedWorkerLosesItsJobs(t *testing.T) {
 	// after the other through the zombie's awakening.
 	release := make(chan struct{})
 	var held atomic.Int64
-	opts := briefLeases(simplequeue.Options{Handlers: []simplequeue.Handler{
+	opts := simplequeue.Options{HeartbeatInterval: 4 * time.Second, ReaperInterval: 200 * time.Millisecond, Handlers: []simplequeue.Handler{
 		simplequeue.HandlerFunc("zombie", func(ctx context.Context, job *simplequeue.Job) error {
 			if held.Add(1) == 1 {
 				return nil
@@ -81,7 +81,7 @@ func TestSuspendedWorkerLosesItsJobs(t *testing.T) {
 				return context.Cause(ctx)
 			}
 		}),
-	}})
+	}}
 	q := newQueue(t, pool, opts)
 	start(t, q)
 	eventually(t, "the new owner has finished one job and holds another", func() bool { return held.Load() == 2 })

@@ -19,11 +19,9 @@ const (
 // heard of it or not.
 var settle = `
 WITH moved AS (
-    DELETE FROM {schema}.job_running AS r
-    WHERE r.claim_id = ANY ($1::bigint[])
-      AND r.claim_nonce = ($2::bigint[])[width_bucket(r.claim_id, $1::bigint[])]
+    ` + store.DeleteClaims + `
     RETURNING {r.job}, r.claim_id, r.claim_nonce, r.claimed_at, r.worker_id,
-              ($3::bigint[])[width_bucket(r.claim_id, $1::bigint[])] AS keep{outcome}
+              ` + store.Of(3, "bigint") + ` AS keep{outcome}
 ), ` + release + `, kept AS (
     INSERT INTO {schema}.{target}
         (id, created_at, started_at, finished_at, worker_id, expires_on, attempt, max_attempts, reprocess_count,
@@ -62,17 +60,12 @@ var (
 	settleDLQ = store.Define(strings.NewReplacer(
 		"{target}", "job_queue_dlq",
 		"{outcome}", `,
-              ($4::text[])[width_bucket(r.claim_id, $1::bigint[])] AS state,
-              ($5::text[])[width_bucket(r.claim_id, $1::bigint[])] AS reason,
-              ($6::text[])[width_bucket(r.claim_id, $1::bigint[])] AS error,
-              ($7::text[])[width_bucket(r.claim_id, $1::bigint[])] AS stack`,
+              `+store.Of(4, "text")+` AS state,
+              `+store.Of(5, "text")+` AS reason,
+              `+store.Of(6, "text")+` AS error,
+              `+store.Of(7, "text")+` AS stack`,
 		"{request}", `
-    LEFT JOIN LATERAL (
-        SELECT r.claim_id, r.reason
-        FROM {schema}.job_cancel AS r
-        WHERE r.claim_id = m.claim_id AND r.claim_nonce = m.claim_nonce
-        LIMIT 1
-    ) AS c ON true`,
+    `+store.CancelRequested("true"),
 		"{state}", "CASE WHEN c.claim_id IS NULL THEN m.state ELSE 'cancelled' END",
 		"{reason}", `CASE WHEN c.claim_id IS NULL THEN nullif(m.reason, '')
                 ELSE coalesce(nullif(c.reason, ''), 'cancelled while running') END`,
@@ -84,7 +77,7 @@ var (
 // Archive is the step that ends running jobs as completed. It reads ClaimIDs,
 // sorted, Nonces and Keep, and returns the claims that were still valid.
 func Archive(s *store.Settle) store.Step {
-	return store.Step{Statement: settleArchive, Args: []any{s.ClaimIDs, s.Nonces, s.Keep}}
+	return store.Step{Statement: settleArchive, Slot: s.Slot, Args: []any{s.ClaimIDs, s.Nonces, s.Keep}}
 }
 
 // DeadLetter is the step that ends running jobs in any other terminal state. It
@@ -92,6 +85,7 @@ func Archive(s *store.Settle) store.Step {
 func DeadLetter(s *store.Settle) store.Step {
 	return store.Step{
 		Statement: settleDLQ,
+		Slot:      s.Slot,
 		Args:      []any{s.ClaimIDs, s.Nonces, s.Keep, s.States, s.Reasons, s.Texts, s.Stacks},
 	}
 }
@@ -138,5 +132,6 @@ var (
 
 var (
 	makePartitions = store.Define(`SELECT {schema}.make_partitions($1::text, $2::bigint[], $3::integer)`)
+	rotate         = store.Define(`SELECT {schema}.rotate($1::integer, $2::bigint)`)
 	dropExpired    = store.Define(`SELECT {schema}.drop_expired($1::text)`)
 )

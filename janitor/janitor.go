@@ -50,6 +50,11 @@ const (
 	limit        = 30 * time.Second
 	daysAhead    = 7
 	housekeeping = time.Minute
+
+	// A table of a ring is emptied when it holds at most so many living rows,
+	// and has grown to so much.
+	rotateLive  = 5000
+	rotateBytes = 32 << 20
 )
 
 // Janitor is safe for concurrent use.
@@ -94,6 +99,7 @@ type Result struct {
 	Archived     int // moved to the archive
 	DeadLettered int // moved to the DLQ
 	Dropped      int // partitions dropped
+	Emptied      int // tables of job_queue and job_running whose space was given back
 }
 
 // Run sweeps until ctx ends and returns its error. Failed sweeps are logged and
@@ -134,7 +140,18 @@ func (j *Janitor) sweep(ctx context.Context, full bool) (r Result, err error) {
 	}
 	var moveErr error
 	r.Archived, r.DeadLettered, moveErr = j.moveFinished(ctx)
-	return r, errors.Join(err, moveErr)
+	rotateErr := j.db.Tx(ctx, limit, store.Step{
+		Statement: rotate, Args: []any{rotateLive, rotateBytes},
+		Scan: func(row pgx.Rows) error {
+			var emptied *string
+			if err := row.Scan(&emptied); err != nil || emptied == nil {
+				return err
+			}
+			r.Emptied = 1
+			return nil
+		},
+	})
+	return r, errors.Join(err, moveErr, rotateErr)
 }
 
 // The row in job_sweep says when any process last did it; the update itself is

@@ -199,12 +199,7 @@ WITH moved AS (
                 WHEN m.attempt >= m.max_attempts THEN 'failed' END AS state,
            {schema}.append_error(m.errors, m.attempt, 'worker_lost', 'worker lost: no heartbeat of its claim', NULL) AS errors
     FROM moved AS m
-    LEFT JOIN LATERAL (
-        SELECT c.claim_id, c.reason
-        FROM {schema}.job_cancel AS c
-        WHERE c.claim_id = m.claim_id AND c.claim_nonce = m.claim_nonce
-        LIMIT 1
-    ) AS c ON true
+    ` + store.CancelRequested("true") + `
 ), queued AS (
     INSERT INTO {schema}.job_queue ({job}, seq, lane)
     SELECT {j.job}, j.seq, -2

@@ -2,6 +2,8 @@ package store
 
 import (
 	"context"
+	"fmt"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -13,6 +15,9 @@ const (
 	FrontLane   = -1 // given back, or reaped: claimed before all else
 	SuspectLane = -2 // jobs whose worker died while it ran them: one at a time
 )
+
+// AllChunks claims from all tables of the queue.
+const AllChunks = -1
 
 // ClaimRequest says from which lanes to claim how much. Lanes come in groups
 // that share a budget: all lanes of a queue share its free permits.
@@ -28,6 +33,8 @@ type ClaimRequest struct {
 	Queue []string // of each lane
 	Lane  []int16
 	After []int64 // claim only what entered the lane after this
+
+	Chunk int64 // claim from this chunk and the next only, or AllChunks
 
 	AnyKind []bool // only ClaimParked: of each queue, whether its kind does not matter
 	Suspect []bool // of a parked claim: one job whose worker has died before may be taken
@@ -72,50 +79,90 @@ func (c *Claimed) dest() []any {
 // enough rows are locked, so no row is locked that is not taken. With seq >
 // after the scan never steps over the dead entries of jobs claimed earlier.
 // ctid = ANY (ARRAY(...)) is a TID scan whatever the statistics say, which a
-// join against the locked rows is not.
-var claim = Define(`
-WITH claimed AS (
-    DELETE FROM {schema}.job_queue
-    WHERE ctid = ANY (ARRAY(
-        SELECT picked.ctid
-        FROM unnest($5::integer[], $6::integer[], $7::integer[]) AS g(first, last, budget)
-        CROSS JOIN LATERAL (
-            SELECT next.ctid
-            FROM unnest(($8::text[])[g.first:g.last], ($9::smallint[])[g.first:g.last], ($10::bigint[])[g.first:g.last])
-                 AS l(queue, lane, after)
-            CROSS JOIN LATERAL (
-                SELECT j.ctid
-                FROM {schema}.job_queue AS j
-                WHERE j.queue = l.queue AND j.lane = l.lane AND j.seq > l.after
-                ORDER BY j.seq
-                LIMIT g.budget
-                FOR UPDATE SKIP LOCKED
-            ) AS next
-            LIMIT g.budget
-        ) AS picked
-        LIMIT $4::integer
-    ))
+// join against the locked rows is not; a ctid names a row of one table only, so
+// there is one DELETE for each.
+func claimFrom(tables []string, rows string) string {
+	var deletes, claimed []string
+	for i, table := range tables {
+		deletes = append(deletes, fmt.Sprintf(`taken_%d AS (
+    DELETE FROM {schema}.%[2]s
+    WHERE ctid = ANY (ARRAY(SELECT p.ctid FROM picked AS p WHERE p.tableoid = '{schema}.%[2]s'::regclass))
     RETURNING {job}, seq, lane
-)
+)`, i, table))
+		claimed = append(claimed, fmt.Sprintf("SELECT {t.job}, t.seq, t.lane FROM taken_%d AS t", i))
+	}
+	return `
+WITH picked AS MATERIALIZED (
+    SELECT picked.tableoid, picked.ctid
+    FROM unnest($5::integer[], $6::integer[], $7::integer[]) AS g(first, last, budget)
+    CROSS JOIN LATERAL (
+        SELECT next.tableoid, next.ctid
+        FROM unnest(($8::text[])[g.first:g.last], ($9::smallint[])[g.first:g.last], ($10::bigint[])[g.first:g.last])
+             AS l(queue, lane, after)
+        CROSS JOIN LATERAL (` + rows + `
+        ) AS next
+        LIMIT g.budget
+    ) AS picked
+    LIMIT $4::integer
+), ` + strings.Join(deletes, ", ") + `
 INSERT INTO {schema}.job_running
     ({job}, seq, lane, claim_nonce, claimed_at, worker_id, lease_ms)
 SELECT c.id, c.created_at, c.attempt + 1, c.max_attempts, c.reprocess_count, c.crash_count, c.payload_bytes,
        c.priority, c.queue, c.kind, c.unique_scope, c.unique_key, c.fingerprint, c.payload, c.raw, c.errors, c.props,
        c.seq, c.lane, $1::bigint, clock_timestamp(), $2::uuid, $3::integer
-FROM claimed AS c
+FROM (
+    ` + strings.Join(claimed, "\n    UNION ALL\n    ") + `
+) AS c
 RETURNING claim_id, id, seq, created_at, attempt, max_attempts, reprocess_count, crash_count, payload_bytes,
-          priority, lane, queue, kind, unique_scope, unique_key, fingerprint, payload, raw, errors, props`)
+          priority, lane, queue, kind, unique_scope, unique_key, fingerprint, payload, raw, errors, props`
+}
+
+// From all tables, merged by seq.
+var claimAll = Define(claimFrom([]string{"job_queue_front", "job_queue_0", "job_queue_1", "job_queue_2", "job_queue_3"}, `
+            SELECT j.tableoid, j.ctid
+            FROM {schema}.job_queue AS j
+            WHERE j.queue = l.queue AND j.lane = l.lane AND j.seq > l.after
+            ORDER BY j.seq
+            LIMIT g.budget
+            FOR UPDATE SKIP LOCKED`))
+
+// From the tables of two chunks, one after the other, and nothing beyond them:
+// where a table holds rows of a later round of the ring, others come before.
+var claimChunk = Define(claimFrom([]string{"job_queue_{slot}", "job_queue_{next}"}, `
+            SELECT head.tableoid, head.ctid
+            FROM (
+                SELECT j.tableoid, j.ctid
+                FROM {schema}.job_queue_{slot} AS j
+                WHERE j.queue = l.queue AND j.lane = l.lane AND j.seq > l.after AND j.seq < $11::bigint
+                ORDER BY j.seq
+                LIMIT g.budget
+                FOR UPDATE SKIP LOCKED
+            ) AS head
+            UNION ALL
+            SELECT tail.tableoid, tail.ctid
+            FROM (
+                SELECT j.tableoid, j.ctid
+                FROM {schema}.job_queue_{next} AS j
+                WHERE j.queue = l.queue AND j.lane = l.lane AND j.seq > l.after AND j.seq < $12::bigint
+                ORDER BY j.seq
+                LIMIT g.budget
+                FOR UPDATE SKIP LOCKED
+            ) AS tail`))
 
 // Claim moves runnable jobs to job_running and returns them once the move has
 // committed: a job started earlier could finish before there is a row to settle.
 func (db *DB) Claim(ctx context.Context, limit time.Duration, r ClaimRequest) ([]Claimed, error) {
 	var jobs []Claimed
-	err := db.Tx(ctx, limit, Step{
-		Statement: claim,
+	step := Step{
+		Statement: claimAll,
 		Args:      []any{r.Nonce, r.Worker, r.LeaseMS, r.Limit, r.First, r.Last, r.Budget, r.Queue, r.Lane, r.After},
 		Scan:      collect(&jobs),
-	})
-	if err != nil {
+	}
+	if r.Chunk != AllChunks {
+		step.Statement, step.Slot = claimChunk, Slot(r.Chunk)
+		step.Args = append(step.Args, ChunkStart(r.Chunk+1), ChunkStart(r.Chunk+2))
+	}
+	if err := db.Tx(ctx, limit, step); err != nil {
 		return nil, err
 	}
 	return jobs, nil

@@ -1,5 +1,7 @@
 package store
 
+import "fmt"
+
 // Every statement here moves jobs out of job_running and matches both parts of
 // the fence, claim_id and claim_nonce. A claim that no longer exists moves
 // nothing; the caller learns which claims were moved from the rows returned.
@@ -9,9 +11,35 @@ package store
 // would be planned by them, badly when the plan was made on an empty table. The
 // place of a row's claim in the arrays is width_bucket's answer, a binary search.
 
+// The tables are those of one slot of the ring: the claims of a batch that are in
+// another have a statement of their own.
+const fenced = `r.claim_id = ANY ($1::bigint[])
+      AND r.claim_nonce = ($2::bigint[])[width_bucket(r.claim_id, $1::bigint[])]`
+
+// DeleteClaims ends the claims in $1 whose nonces are in $2, as r.
+const DeleteClaims = `DELETE FROM {schema}.job_running_{slot} AS r
+    WHERE ` + fenced
+
+// Of is what the array in a parameter says of the claim r.
+func Of(parameter int, sort string) string {
+	return fmt.Sprintf("($%d::%s[])[width_bucket(r.claim_id, $1::bigint[])]", parameter, sort)
+}
+
+// CancelRequested joins to the claim m the request to cancel it, as c, if there
+// is one and cond holds.
+func CancelRequested(cond string) string {
+	return `LEFT JOIN LATERAL (
+        SELECT r.claim_id, r.reason
+        FROM {schema}.job_cancel AS r
+        WHERE ` + cond + ` AND r.claim_id = m.claim_id AND r.claim_nonce = m.claim_nonce
+        LIMIT 1
+    ) AS c ON true`
+}
+
 // Settle is a batch of outcomes of one sort, by column. Which columns a
 // statement reads, its comment says.
 type Settle struct {
+	Slot     int // of all the claims
 	ClaimIDs []int64
 	Nonces   []int64
 	Lanes    []int16  // give back: the lane to enter
@@ -28,29 +56,26 @@ type Settle struct {
 // has a snapshot that sees every cancel request made before the lock.
 var LockClaims = Define(`
 SELECT r.claim_id
-FROM {schema}.job_running AS r
-WHERE r.claim_id = ANY ($1::bigint[])
-  AND r.claim_nonce = ($2::bigint[])[width_bucket(r.claim_id, $1::bigint[])]
+FROM {schema}.job_running_{slot} AS r
+WHERE ` + fenced + `
 ORDER BY r.claim_id
 FOR UPDATE`)
 
-// SettleWaiting moves jobs to job_waiting: retries, with their error recorded,
+// settleWaiting moves jobs to job_waiting: retries, with their error recorded,
 // reschedules, deferrals and parked jobs. A job that was asked to stop goes to
 // job_finished as cancelled instead. Which counter moves, the reason tells: a
 // retry has used its attempt; a reschedule gives it back and counts; a deferral
 // and a parked job give it back. A job that its worker let go of, one way or
 // another, has not crashed in a row; only one that never ran keeps the count.
-var SettleWaiting = Define(`
+var settleWaiting = Define(`
 WITH moved AS (
-    DELETE FROM {schema}.job_running AS r
-    WHERE r.claim_id = ANY ($1::bigint[])
-      AND r.claim_nonce = ($2::bigint[])[width_bucket(r.claim_id, $1::bigint[])]
+    ` + DeleteClaims + `
     RETURNING {r.job}, r.claim_id, r.claim_nonce, r.claimed_at, r.worker_id,
-              ($3::text[])[width_bucket(r.claim_id, $1::bigint[])] AS reason,
-              ($4::text[])[width_bucket(r.claim_id, $1::bigint[])] AS error,
-              ($5::text[])[width_bucket(r.claim_id, $1::bigint[])] AS stack,
-              ($6::bigint[])[width_bucket(r.claim_id, $1::bigint[])] AS run_at_us,
-              ($7::bigint[])[width_bucket(r.claim_id, $1::bigint[])] AS after_us
+              ` + Of(3, "text") + ` AS reason,
+              ` + Of(4, "text") + ` AS error,
+              ` + Of(5, "text") + ` AS stack,
+              ` + Of(6, "bigint") + ` AS run_at_us,
+              ` + Of(7, "bigint") + ` AS after_us
 ), judged AS MATERIALIZED (
     SELECT m.claim_id, m.claimed_at, m.worker_id, m.reason, m.run_at_us, m.after_us,
            m.id, m.created_at, m.max_attempts, m.payload_bytes, m.priority, m.queue, m.kind,
@@ -62,12 +87,7 @@ WITH moved AS (
                 ELSE {schema}.append_error(m.errors, m.attempt, m.reason, m.error, m.stack) END AS errors,
            c.claim_id IS NOT NULL AS cancelled, c.reason AS cancel_reason
     FROM moved AS m
-    LEFT JOIN LATERAL (
-        SELECT c.claim_id, c.reason
-        FROM {schema}.job_cancel AS c
-        WHERE c.claim_id = m.claim_id AND c.claim_nonce = m.claim_nonce
-        LIMIT 1
-    ) AS c ON true
+    ` + CancelRequested("true") + `
 ), waiting AS (
     INSERT INTO {schema}.job_waiting ({job}, run_at, reason)
     SELECT {j.job},
@@ -87,26 +107,26 @@ WITH moved AS (
 ), ` + Release("judged", "h.cancelled") + `
 SELECT j.claim_id FROM judged AS j`)
 
-// SettleGiveBack moves jobs back to the queue as if they had never been claimed:
+// SettleWaiting reads ClaimIDs, Nonces, Reasons, Texts, Stacks, RunAtUS, AfterUS.
+func SettleWaiting(s *Settle) Step {
+	return Step{Statement: settleWaiting, Slot: s.Slot, Args: []any{
+		s.ClaimIDs, s.Nonces, s.Reasons, s.Texts, s.Stacks, s.RunAtUS, s.AfterUS,
+	}}
+}
+
+// settleGiveBack moves jobs back to the queue as if they had never been claimed:
 // in the lane given (the front lane, or the suspects'), at their old place.
 // Jobs that were asked to stop end as cancelled.
-var SettleGiveBack = Define(`
+var settleGiveBack = Define(`
 WITH moved AS (
-    DELETE FROM {schema}.job_running AS r
-    WHERE r.claim_id = ANY ($1::bigint[])
-      AND r.claim_nonce = ($2::bigint[])[width_bucket(r.claim_id, $1::bigint[])]
+    ` + DeleteClaims + `
     RETURNING {r.job}, r.claim_id, r.claim_nonce, r.claimed_at, r.worker_id, r.seq,
-              ($3::smallint[])[width_bucket(r.claim_id, $1::bigint[])] AS lane
+              ` + Of(3, "smallint") + ` AS lane
 ), judged AS MATERIALIZED (
     SELECT {m.job}, m.claim_id, m.claimed_at, m.worker_id, m.seq, m.lane,
            c.claim_id IS NOT NULL AS cancelled, c.reason AS cancel_reason
     FROM moved AS m
-    LEFT JOIN LATERAL (
-        SELECT c.claim_id, c.reason
-        FROM {schema}.job_cancel AS c
-        WHERE c.claim_id = m.claim_id AND c.claim_nonce = m.claim_nonce
-        LIMIT 1
-    ) AS c ON true
+    ` + CancelRequested("true") + `
 ), queued AS (
     INSERT INTO {schema}.job_queue ({job}, seq, lane)
     SELECT j.id, j.created_at, j.attempt - 1, j.max_attempts, j.reprocess_count, j.crash_count, j.payload_bytes,
@@ -122,19 +142,22 @@ WITH moved AS (
 ), ` + Release("judged", "h.cancelled") + `
 SELECT j.claim_id FROM judged AS j`)
 
-// SettleAside moves ended jobs to job_finished, where the janitor finds them:
+// SettleGiveBack reads ClaimIDs, Nonces and Lanes.
+func SettleGiveBack(s *Settle) Step {
+	return Step{Statement: settleGiveBack, Slot: s.Slot, Args: []any{s.ClaimIDs, s.Nonces, s.Lanes}}
+}
+
+// settleAside moves ended jobs to job_finished, where the janitor finds them:
 // the way of an outcome that cannot go to the archive or the DLQ directly. One
 // that was asked to stop and has not completed ends as cancelled.
-var SettleAside = Define(`
+var settleAside = Define(`
 WITH moved AS (
-    DELETE FROM {schema}.job_running AS r
-    WHERE r.claim_id = ANY ($1::bigint[])
-      AND r.claim_nonce = ($2::bigint[])[width_bucket(r.claim_id, $1::bigint[])]
+    ` + DeleteClaims + `
     RETURNING {r.job}, r.claim_id, r.claim_nonce, r.claimed_at, r.worker_id,
-              ($3::text[])[width_bucket(r.claim_id, $1::bigint[])] AS state,
-              ($4::text[])[width_bucket(r.claim_id, $1::bigint[])] AS reason,
-              ($5::text[])[width_bucket(r.claim_id, $1::bigint[])] AS error,
-              ($6::text[])[width_bucket(r.claim_id, $1::bigint[])] AS stack
+              ` + Of(3, "text") + ` AS state,
+              ` + Of(4, "text") + ` AS reason,
+              ` + Of(5, "text") + ` AS error,
+              ` + Of(6, "text") + ` AS stack
 ), finished AS (
     INSERT INTO {schema}.job_finished ({job}, started_at, worker_id, state, reason)
     SELECT m.id, m.created_at, m.attempt, m.max_attempts, m.reprocess_count + CASE WHEN m.state = 'bad_job' THEN 1 ELSE 0 END,
@@ -146,20 +169,27 @@ WITH moved AS (
            CASE WHEN c.claim_id IS NULL THEN m.state ELSE 'cancelled' END,
            CASE WHEN c.claim_id IS NULL THEN nullif(m.reason, '') ELSE coalesce(nullif(c.reason, ''), 'cancelled while running') END
     FROM moved AS m
-    LEFT JOIN LATERAL (
-        SELECT r.claim_id, r.reason
-        FROM {schema}.job_cancel AS r
-        WHERE m.state <> 'completed' AND r.claim_id = m.claim_id AND r.claim_nonce = m.claim_nonce
-        LIMIT 1
-    ) AS c ON true
+    ` + CancelRequested("m.state <> 'completed'") + `
 ), ` + Release("moved", "true") + `
 SELECT m.claim_id FROM moved AS m`)
 
-// ForgetLeases drops the leases of claims that have ended.
-var ForgetLeases = Define(`
+// SettleAside reads ClaimIDs, Nonces, States, Reasons, Texts and Stacks.
+func SettleAside(s *Settle) Step {
+	return Step{Statement: settleAside, Slot: s.Slot, Args: []any{
+		s.ClaimIDs, s.Nonces, s.States, s.Reasons, s.Texts, s.Stacks,
+	}}
+}
+
+// forgetLeases drops the leases of claims that have ended.
+var forgetLeases = Define(`
 DELETE FROM {schema}.job_lease AS l
 WHERE l.claim_id = ANY ($1::bigint[])
   AND l.claim_nonce = ($2::bigint[])[width_bucket(l.claim_id, $1::bigint[])]`)
+
+// ForgetLeases reads ClaimIDs and Nonces.
+func ForgetLeases(s *Settle) Step {
+	return Step{Statement: forgetLeases, Args: []any{s.ClaimIDs, s.Nonces}}
+}
 
 // Release are the CTEs that free what jobs hold beside their rows when they
 // end: those of the CTE from for which cond, over the alias h, is true. Each

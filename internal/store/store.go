@@ -49,14 +49,14 @@ var jobRef = regexp.MustCompile(`\{(?:(\w+)\.)?job\}`)
 // Schema fills the name of a schema into statements.
 type Schema struct {
 	name  string
-	texts []string
+	texts [][]string // by statement, and by slot where there is one for each
 }
 
 // NewSchema returns the statements for a schema.
 func NewSchema(name string) *Schema {
-	s := &Schema{name: name, texts: make([]string, len(statements))}
+	s := &Schema{name: name, texts: make([][]string, len(statements))}
 	for i, text := range statements {
-		s.texts[i] = s.expand(text)
+		s.texts[i] = bySlot(s.expand(text))
 	}
 	return s
 }
@@ -76,7 +76,10 @@ func (s *Schema) expand(text string) string {
 func (s *Schema) Name() string { return s.name }
 
 // SQL is the text of a statement in this schema.
-func (s *Schema) SQL(st Statement) string { return s.texts[st] }
+func (s *Schema) SQL(st Statement) string { return s.texts[st][0] }
+
+// SQLs are the texts of a statement: one, or one for each table of a ring.
+func (s *Schema) SQLs(st Statement) []string { return s.texts[st] }
 
 // DB runs statements of one schema on a pool.
 type DB struct {
@@ -87,6 +90,7 @@ type DB struct {
 // Step is one statement of a transaction.
 type Step struct {
 	Statement Statement
+	Slot      int // of the table in its ring, for a statement with a text for each
 	Args      []any
 	Scan      func(row pgx.Rows) error // called for each row; nil ignores them
 }
@@ -121,7 +125,7 @@ func (db *DB) Tx(ctx context.Context, limit time.Duration, steps ...Step) error 
 	batch.Queue("BEGIN ISOLATION LEVEL READ COMMITTED")
 	batch.Queue(settings, strconv.FormatInt(limit.Milliseconds(), 10))
 	for _, s := range steps {
-		batch.Queue(db.SQL(s.Statement), s.Args...)
+		batch.Queue(db.texts[s.Statement][s.Slot], s.Args...)
 	}
 	batch.Queue("COMMIT")
 	if err := readBatch(conn.SendBatch(ctx, &batch), steps); err != nil {

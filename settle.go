@@ -1,0 +1,109 @@
+package simplequeue
+
+import (
+	"cmp"
+	"slices"
+
+	"github.com/simplequeue/simplequeue/internal/store"
+	"github.com/simplequeue/simplequeue/janitor"
+)
+
+// settleSteps are the statements that write a batch. It sorts the batch.
+func settleSteps(batch []outcomeOf, aside bool) []store.Step {
+	slices.SortFunc(batch, func(a, b outcomeOf) int { return cmp.Compare(a.claim.id, b.claim.id) })
+	var locks, steps []store.Step
+	for len(batch) > 0 {
+		// The claims of one chunk are in one table.
+		chunk, n := store.Chunk(batch[0].claim.id), 1
+		for n < len(batch) && store.Chunk(batch[n].claim.id) == chunk {
+			n++
+		}
+		s := newSettlement(store.Slot(chunk), batch[:n], aside)
+		locks, steps = append(locks, s.lock(batch[:n])...), append(steps, s.steps()...)
+		batch = batch[n:]
+	}
+	return append(locks, steps...)
+}
+
+// settlement is a batch of claims of one table, by where their jobs go.
+type settlement struct {
+	archive, dead, aside, waiting, back store.Settle
+	beaten                              store.Settle // have a lease to forget
+}
+
+func newSettlement(slot int, batch []outcomeOf, aside bool) *settlement {
+	var s settlement
+	for _, to := range []*store.Settle{&s.archive, &s.dead, &s.aside, &s.waiting, &s.back} {
+		to.Slot = slot
+	}
+	for _, o := range batch {
+		c, v := o.claim, o.verdict
+		to := s.add(o, aside)
+		to.ClaimIDs = append(to.ClaimIDs, c.id)
+		to.Nonces = append(to.Nonces, c.nonce)
+		if to != &s.archive && to != &s.back {
+			to.States = append(to.States, string(v.state))
+			to.Reasons = append(to.Reasons, clean(v.reason, maxErrorText))
+			to.Texts = append(to.Texts, text(v.text, maxErrorText))
+			to.Stacks = append(to.Stacks, text(v.stack, maxStackText))
+			to.Keep = append(to.Keep, keepSeconds(c.retention().DeadLetter))
+		}
+		if c.beaten.Load() {
+			s.beaten.ClaimIDs = append(s.beaten.ClaimIDs, c.id)
+			s.beaten.Nonces = append(s.beaten.Nonces, c.nonce)
+		}
+	}
+	return &s
+}
+
+// add chooses where a job goes and adds what only that place needs.
+func (s *settlement) add(o outcomeOf, aside bool) *store.Settle {
+	c, v := o.claim, o.verdict
+	switch {
+	case v.action == actGiveBack:
+		lane := int16(store.FrontLane)
+		if c.suspect {
+			lane = store.SuspectLane
+		}
+		s.back.Lanes = append(s.back.Lanes, lane)
+		return &s.back
+	case v.state == "":
+		s.waiting.AfterUS = append(s.waiting.AfterUS, microseconds(v.after))
+		s.waiting.RunAtUS = append(s.waiting.RunAtUS, unixMicro(v.at))
+		return &s.waiting
+	case aside:
+		return &s.aside
+	case v.state == StateCompleted:
+		s.archive.Keep = append(s.archive.Keep, keepSeconds(c.retention().Archive))
+		return &s.archive
+	}
+	return &s.dead
+}
+
+// lock locks all rows of the batch, in one order, because a cancel locks several
+// rows too. Only one kind of end does not care about cancels.
+func (s *settlement) lock(batch []outcomeOf) []store.Step {
+	if len(s.archive.ClaimIDs) == len(batch) {
+		return nil
+	}
+	ids, nonces := make([]int64, len(batch)), make([]int64, len(batch))
+	for i, o := range batch {
+		ids[i], nonces[i] = o.claim.id, o.claim.nonce
+	}
+	return []store.Step{{Statement: store.LockClaims, Slot: s.archive.Slot, Args: []any{ids, nonces}}}
+}
+
+func (s *settlement) steps() (steps []store.Step) {
+	add := func(from *store.Settle, step func(*store.Settle) store.Step) {
+		if len(from.ClaimIDs) > 0 {
+			steps = append(steps, step(from))
+		}
+	}
+	add(&s.archive, janitor.Archive)
+	add(&s.dead, janitor.DeadLetter)
+	add(&s.aside, store.SettleAside)
+	add(&s.waiting, store.SettleWaiting)
+	add(&s.back, store.SettleGiveBack)
+	add(&s.beaten, store.ForgetLeases)
+	return steps
+}
