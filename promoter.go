@@ -40,8 +40,6 @@ type dueMark struct {
 	behind   bool // the last look did not come to the end
 }
 
-const dueTrail = time.Second
-
 // from is where to begin, nil for all.
 func (m *dueMark) from(now time.Time) *int64 {
 	if !m.behind && now.Sub(m.fullAt) >= max(fullEvery, min(fullShare*m.fullCost, fullMost)) {
@@ -55,7 +53,7 @@ func (m *dueMark) moved(done store.Promotion, full bool, asked time.Time, took t
 		m.fullAt, m.fullCost = asked, max(0, took-time.Duration(done.Moved)*aJob)
 	}
 	m.behind = done.Moved == promoteBatch
-	if m.value = done.Now - dueTrail.Microseconds(); m.behind {
+	if m.value = done.Now - trail.Microseconds(); m.behind {
 		m.value = done.Last
 	}
 }

@@ -22,7 +22,7 @@ BEGIN
 END
 $prepare$;
 INSERT INTO "simplequeue".schema_migration (version, name, checksum)
-VALUES (1, 'initial', '23e7c87855476b63de168f24888f5f6a6f412550c14e368b57d36f5dea19648b');
+VALUES (1, 'initial', 'a4ced907fe89c4bd5951290bb614c98808146a4164d5135be4917e84168971f4');
 
 -- A table per state; jobs move from table to table and their rows are never
 -- updated in place. The columns that travel with a job are the same, by name,
@@ -442,6 +442,7 @@ RETURNS text LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_
 DECLARE
     filling text[];
     child   text;
+    number  text;
     live    bigint;
     queued  "simplequeue".job_queue[];
     running "simplequeue".job_running[];
@@ -460,8 +461,8 @@ BEGIN
     filling := ARRAY[
         'job_queue_' || ((coalesce(pg_sequence_last_value(pg_get_serial_sequence(format('%I.job_queue', 'simplequeue'), 'seq')::regclass), 1) >> 18) & 3),
         'job_running_' || ((coalesce(pg_sequence_last_value(pg_get_serial_sequence(format('%I.job_running', 'simplequeue'), 'claim_id')::regclass), 1) >> 18) & 3)];
-    FOR child IN
-        SELECT c.relname
+    FOR child, number IN
+        SELECT c.relname, CASE WHEN c.relname LIKE 'job\_queue\_%' THEN 'id' ELSE 'claim_id' END
         FROM pg_inherits AS i
         JOIN pg_class AS c ON c.oid = i.inhrelid
         WHERE i.inhparent IN (to_regclass(format('%I.job_queue', 'simplequeue')), to_regclass(format('%I.job_running', 'simplequeue')))
@@ -469,14 +470,15 @@ BEGIN
           AND pg_relation_size(c.oid) >= least_bytes
         ORDER BY pg_relation_size(c.oid) DESC
     LOOP
-        EXECUTE format('SELECT count(*) FROM (SELECT FROM %I.%I LIMIT %s) AS l', 'simplequeue', child, most_live + 1) INTO live;
+        -- The newest first: what lives is among them.
+        EXECUTE format('SELECT count(*) FROM (SELECT FROM %I.%I ORDER BY %I DESC LIMIT %s) AS l', 'simplequeue', child, number, most_live + 1) INTO live;
         CONTINUE WHEN live > most_live;
         BEGIN
             EXECUTE format('LOCK TABLE ONLY %I.%I IN ACCESS EXCLUSIVE MODE NOWAIT', 'simplequeue', child);
         EXCEPTION WHEN lock_not_available THEN
             CONTINUE;
         END;
-        IF child LIKE 'job\_queue\_%' THEN
+        IF number = 'id' THEN
             EXECUTE format('SELECT array_agg(t::%1$I.job_queue) FROM %1$I.%2$I AS t', 'simplequeue', child) INTO queued;
             EXECUTE format('TRUNCATE %I.%I', 'simplequeue', child);
             EXECUTE format('INSERT INTO %I.%I OVERRIDING SYSTEM VALUE SELECT (u.r).* FROM (SELECT unnest($1) AS r) AS u', 'simplequeue', child) USING queued;

@@ -31,12 +31,13 @@ FROM due AS d
 ORDER BY d.run_at, d.id
 RETURNING queue, lane, (SELECT (extract(epoch FROM max(d.run_at)) * 1000000)::bigint FROM due AS d)`)
 
+// now() is when the transaction began: what was due by then has been promoted
+// before this is asked.
 var nextDue = Define(`
 SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint, (
     SELECT (extract(epoch FROM w.run_at - clock_timestamp()) * 1000)::bigint
     FROM {schema}.job_waiting AS w
-    WHERE w.reason <> 'unknown_kind' AND w.run_at < statement_timestamp() + interval '1 day'
-      AND w.run_at >= coalesce('epoch'::timestamptz + $1::bigint * interval '1 microsecond', '-infinity')
+    WHERE w.reason <> 'unknown_kind' AND w.run_at > now() AND w.run_at < now() + interval '1 day'
     ORDER BY w.run_at, w.id
     LIMIT 1)`)
 
@@ -64,7 +65,7 @@ func (db *DB) Promote(ctx context.Context, limit time.Duration, from *int64, mos
 			p.Moved++
 			return nil
 		}},
-		Step{Statement: nextDue, Args: []any{from}, Scan: func(row pgx.Rows) error {
+		Step{Statement: nextDue, Scan: func(row pgx.Rows) error {
 			var ms *int64
 			if err := row.Scan(&p.Now, &ms); err != nil {
 				return err

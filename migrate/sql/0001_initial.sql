@@ -416,6 +416,7 @@ RETURNS text LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_
 DECLARE
     filling text[];
     child   text;
+    number  text;
     live    bigint;
     queued  {schema}.job_queue[];
     running {schema}.job_running[];
@@ -434,8 +435,8 @@ BEGIN
     filling := ARRAY[
         'job_queue_' || ((coalesce(pg_sequence_last_value(pg_get_serial_sequence(format('%I.job_queue', '{schema_name}'), 'seq')::regclass), 1) >> 18) & 3),
         'job_running_' || ((coalesce(pg_sequence_last_value(pg_get_serial_sequence(format('%I.job_running', '{schema_name}'), 'claim_id')::regclass), 1) >> 18) & 3)];
-    FOR child IN
-        SELECT c.relname
+    FOR child, number IN
+        SELECT c.relname, CASE WHEN c.relname LIKE 'job\_queue\_%' THEN 'id' ELSE 'claim_id' END
         FROM pg_inherits AS i
         JOIN pg_class AS c ON c.oid = i.inhrelid
         WHERE i.inhparent IN (to_regclass(format('%I.job_queue', '{schema_name}')), to_regclass(format('%I.job_running', '{schema_name}')))
@@ -443,14 +444,15 @@ BEGIN
           AND pg_relation_size(c.oid) >= least_bytes
         ORDER BY pg_relation_size(c.oid) DESC
     LOOP
-        EXECUTE format('SELECT count(*) FROM (SELECT FROM %I.%I LIMIT %s) AS l', '{schema_name}', child, most_live + 1) INTO live;
+        -- The newest first: what lives is among them.
+        EXECUTE format('SELECT count(*) FROM (SELECT FROM %I.%I ORDER BY %I DESC LIMIT %s) AS l', '{schema_name}', child, number, most_live + 1) INTO live;
         CONTINUE WHEN live > most_live;
         BEGIN
             EXECUTE format('LOCK TABLE ONLY %I.%I IN ACCESS EXCLUSIVE MODE NOWAIT', '{schema_name}', child);
         EXCEPTION WHEN lock_not_available THEN
             CONTINUE;
         END;
-        IF child LIKE 'job\_queue\_%' THEN
+        IF number = 'id' THEN
             EXECUTE format('SELECT array_agg(t::%1$I.job_queue) FROM %1$I.%2$I AS t', '{schema_name}', child) INTO queued;
             EXECUTE format('TRUNCATE %I.%I', '{schema_name}', child);
             EXECUTE format('INSERT INTO %I.%I OVERRIDING SYSTEM VALUE SELECT (u.r).* FROM (SELECT unnest($1) AS r) AS u', '{schema_name}', child) USING queued;
