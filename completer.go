@@ -55,6 +55,9 @@ func (c *completer) accept(ctx context.Context, o outcomeOf) bool {
 	if !o.claim.settled.CompareAndSwap(false, true) {
 		return false
 	}
+	// Cut now: the texts may hold a whole payload, and the outcome may wait.
+	o.verdict.text = clean(o.verdict.text, maxErrorText)
+	o.verdict.reason = clean(o.verdict.reason, maxErrorText)
 	select {
 	case c.in <- o:
 	case <-ctx.Done():
