@@ -23,7 +23,7 @@ func newClaim(row *store.Claimed, nonce int64, now time.Time) *claim {
 	job.fill(row.Errors, row.Props)
 	return &claim{
 		job: job, id: row.ClaimID, nonce: nonce, suspect: row.Lane == store.SuspectLane,
-		apart: row.PayloadBytes > 0, claimedAt: now, verdict: make(chan error, 1),
+		payloadBytes: int64(row.PayloadBytes), claimedAt: now, verdict: make(chan error, 1),
 	}
 }
 

@@ -11,8 +11,9 @@
 // claims jobs of all queues that it has handlers for, as many as there are
 // permits, in one statement, which moves them to job_running and gives each a
 // claim id and a random nonce: the fence. Each job runs in a goroutine of its
-// own, which owns a heartbeat goroutine, takes its queue's permit and then its
-// handler's own, if the handler is a [Permitter], and calls [Handler.Process].
+// own, which owns a heartbeat goroutine, takes its queue's permit, memory for a
+// large payload and then its handler's own permit, if the handler is a
+// [Permitter], and calls [Handler.Process].
 //
 // What Process returns is the outcome. nil completes the job; an error is a
 // failed attempt, tried again after a backoff until the attempts are used up;

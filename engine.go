@@ -150,13 +150,14 @@ func (e *engine) build() (err error) {
 		aside: o.finishAside, beater: e.beater, log: q.log, stats: &q.stats,
 		health: e.health.loop("completer", 0), written: e.written,
 	}
+	memory := newPayloadMemory(o.PayloadMemory, &q.stats.payloadBytes)
 	e.poller = &poller{
 		db: e.db, worker: e.worker, leaseMS: int(e.leaseLength.Milliseconds()), threshold: int64(o.ClaimThreshold),
-		every: o.PollInterval, global: e.global, routes: q.routes, book: newLaneBook(q.routes, o.PollInterval),
+		every: o.PollInterval, global: e.global, routes: q.routes, book: newLaneBook(q.routes, o.PollInterval), memory: memory,
 		log: q.log, stats: &q.stats, health: e.health.loop("poller", o.PollInterval), poke: make(chan struct{}, 1),
 	}
 	e.runner = &runner{
-		queue: q, payloads: e.db, ctx: e.working, flush: e.flushing, global: e.global, permitWait: o.PermitWait,
+		queue: q, payloads: e.db, memory: memory, ctx: e.working, flush: e.flushing, global: e.global, permitWait: o.PermitWait,
 		stuckAfter: o.StuckAfter, maxReschedules: o.MaxReschedules, completer: e.completer, beater: e.beater,
 		log: q.log, stats: &q.stats,
 		freed: func(c *claim) {
@@ -164,6 +165,7 @@ func (e *engine) build() (err error) {
 			e.poller.freed()
 		},
 	}
+	e.runner.room = e.poller.freed
 	e.beater.gone = e.left
 	e.poller.dispatch = e.runner.start
 	return nil

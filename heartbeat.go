@@ -18,7 +18,13 @@ type claim struct {
 	route     *queueRoute
 	id, nonce int64 // the fence
 	suspect   bool  // its worker has died before
-	apart     bool  // the payload is not here yet
+	// payloadBytes is the size of a payload stored apart, 0 of one in the row;
+	// memory is how much of the payload memory is taken for it. They belong to
+	// the poller and then to the job's goroutine.
+	payloadBytes, memory int64
+	// whole is the job with the payload that is stored apart, nil while that is
+	// not here; job is without it.
+	whole atomic.Pointer[Job]
 	// unpermitted: found when no global permit was free, to be given back
 	unpermitted bool
 	claimedAt   time.Time
@@ -27,6 +33,24 @@ type claim struct {
 	beaten      atomic.Bool // it has a row in job_lease
 	settled     atomic.Bool // an outcome has been taken; there is no second one
 	leaving     atomic.Int32
+}
+
+// apart reports whether the payload is not here yet.
+func (c *claim) apart() bool { return c.payloadBytes > 0 && c.whole.Load() == nil }
+
+// fetched adds the payload that is stored apart.
+func (c *claim) fetched(p store.Payload) {
+	whole := *c.job
+	whole.Payload, whole.Raw = p.JSON, p.Raw
+	c.whole.Store(&whole)
+}
+
+// full is the job with all of it that is here.
+func (c *claim) full() *Job {
+	if whole := c.whole.Load(); whole != nil {
+		return whole
+	}
+	return c.job
 }
 
 // tell ends the job's context with a cause, once.

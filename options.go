@@ -33,8 +33,14 @@ type Options struct {
 	// QueuePermits is how many jobs of one queue run at once in this process.
 	// Default 100. See also [SimpleQueue.SetQueuePermits].
 	QueuePermits int
-	// PermitWait is how long a claimed job waits for its queue's and its
-	// handler's permit before it is given back. Default 500 ms.
+	// PayloadMemory is how many bytes of payloads this process holds at once, of
+	// those above 1 kB, by their size at insert; a payload larger than all of it
+	// takes all of it. A job has its share from before its payload is fetched
+	// until its handler has returned. Default 256 MiB.
+	PayloadMemory int
+	// PermitWait is how long a claimed job waits for its queue's permit, for
+	// payload memory and for its handler's permit, for each, before it is given
+	// back. Default 500 ms.
 	PermitWait time.Duration
 	// ClaimThreshold is how many global permits must be free before jobs are
 	// claimed: fewer, larger claims. Default 1.
@@ -132,6 +138,7 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	def(&o.GlobalPermits, 500)
 	def(&o.QueuePermits, 100)
+	def(&o.PayloadMemory, 256<<20)
 	def(&o.PermitWait, 500*time.Millisecond)
 	def(&o.ClaimThreshold, 1)
 	def(&o.PollInterval, time.Second)
@@ -176,6 +183,9 @@ func (o *Options) validate() error {
 		if c.value < 1 || c.value > c.max {
 			return &InvalidOptionError{c.name, c.value, fmt.Sprintf("must be 1 to %d, or 0 for the default", c.max)}
 		}
+	}
+	if o.PayloadMemory < 0 {
+		return &InvalidOptionError{"PayloadMemory", o.PayloadMemory, "must be positive, or 0 for the default"}
 	}
 	if o.ControlConns < 2 {
 		return &InvalidOptionError{"ControlConns", o.ControlConns, "must be at least 2: one for claims, one for outcomes and heartbeats"}

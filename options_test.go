@@ -23,6 +23,7 @@ func TestOptionsAreChecked(t *testing.T) {
 		"Schema":                        {Schema: strings.Repeat("s", 64)},
 		"GlobalPermits":                 {GlobalPermits: -1},
 		"QueuePermits":                  {QueuePermits: -1},
+		"PayloadMemory":                 {PayloadMemory: -1},
 		"PermitWait":                    {PermitWait: -time.Second},
 		"ClaimThreshold":                {GlobalPermits: 5, ClaimThreshold: 6},
 		"PollInterval":                  {PollInterval: time.Microsecond},

@@ -79,19 +79,23 @@ func (p *permits) state() (limit, used int) {
 	return p.limit, p.used
 }
 
-// window bounds how many jobs of one queue may wait for the handler's own
-// permit. Each grant lets one more wait, each fruitless wait halves it: a queue
-// whose handler grants nothing keeps one job knocking, and no global permits
-// that other queues could use.
+// window bounds how many jobs of one queue may wait, claimed, for payload memory
+// and for the handler's own permit. Each grant lets one more wait, each
+// fruitless wait halves it: a queue whose handler grants nothing keeps one job
+// knocking, and no global permits that other queues could use. Where neither is
+// to be waited for the window is as good as open.
 type window struct {
 	mu      sync.Mutex
 	size    int
 	waiting int
 }
 
-const firstWindow = 8
+const (
+	firstWindow = 8 // where jobs have to wait
+	maxWindow   = 1 << 20
+)
 
-func newWindow() *window { return &window{size: firstWindow} }
+func newWindow(size int) *window { return &window{size: size} }
 
 // room is how many more jobs may come to wait.
 func (w *window) room() int {
@@ -106,14 +110,30 @@ func (w *window) enter(n int) {
 	w.waiting += n
 }
 
-// leave is called once for each job that entered.
-func (w *window) leave(granted bool) {
+// stay is asked by a job that finds no payload memory free: the window closes to
+// where jobs have to wait. A job that is then one too many has left.
+func (w *window) stay() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.size = min(w.size, firstWindow)
+	if w.waiting <= w.size {
+		return true
+	}
+	w.waiting--
+	return false
+}
+
+// leave is called once for each job that entered. It reports whether this has
+// made room where there was none.
+func (w *window) leave(granted bool) (room bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	full := w.waiting >= w.size
 	w.waiting--
 	if granted {
-		w.size = min(w.size+1, 1<<20)
+		w.size = min(w.size+1, maxWindow)
 	} else {
 		w.size = max(1, w.size/2)
 	}
+	return full && w.waiting < w.size
 }

@@ -44,6 +44,7 @@ type poller struct {
 	global    *semaphore.Weighted
 	routes    *routes
 	book      *laneBook
+	memory    *payloadMemory
 	log       *slog.Logger
 	stats     *counters
 	health    *loopHealth
@@ -364,21 +365,18 @@ func (p *poller) start(ctx context.Context, rows []store.Claimed, nonce int64, a
 	slices.SortFunc(rows, byLane)
 	claims := make([]*claim, len(rows))
 	var apart [][16]byte
-	bytes := 0
+	bytes := int64(0)
 	for i := range rows {
 		c := newClaim(&rows[i], nonce, asked)
 		c.route, c.unpermitted = p.routes.find(c.job.Queue), i >= permits
 		c.route.inFlight.Add(1)
-		if c.route.window != nil {
-			c.route.window.enter(1)
-		}
+		c.route.window.enter(1)
 		if c.suspect {
 			p.suspects.Add(1)
 		}
-		if c.apart {
-			if bytes += int(rows[i].PayloadBytes); bytes <= maxPrefetch {
-				apart = append(apart, rows[i].ID)
-			}
+		if c.apart() && !c.unpermitted && bytes+c.payloadBytes <= maxPrefetch && p.memory.tryTake(c) {
+			bytes += c.payloadBytes
+			apart = append(apart, rows[i].ID)
 		}
 		claims[i] = c
 	}
@@ -389,7 +387,7 @@ func (p *poller) start(ctx context.Context, rows []store.Claimed, nonce int64, a
 		if found, err := p.db.Payloads(ctx, claimLimit, apart); err == nil {
 			for _, c := range claims {
 				if payload, ok := found[c.job.ID]; ok {
-					c.job.Payload, c.job.Raw, c.apart = payload.JSON, payload.Raw, false
+					c.fetched(payload)
 				}
 			}
 		}

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -112,7 +113,7 @@ func newTestPoller(t *testing.T, f *fakeClaimer, opts Options) *poller {
 	h := &health{}
 	return &poller{
 		db: f, worker: uuid.New(), leaseMS: 1000, threshold: int64(opts.ClaimThreshold), every: opts.PollInterval,
-		global: semaphore.NewWeighted(int64(opts.GlobalPermits)), routes: routes, book: newLaneBook(routes, opts.PollInterval),
+		global: semaphore.NewWeighted(int64(opts.GlobalPermits)), routes: routes, book: newLaneBook(routes, opts.PollInterval), memory: newPayloadMemory(opts.PayloadMemory, new(atomic.Int64)),
 		log: slog.New(slog.NewTextHandler(io.Discard, nil)), stats: &counters{},
 		health: h.loop("poller", opts.PollInterval), poke: make(chan struct{}, 1),
 	}
@@ -127,9 +128,7 @@ func runFor(p *poller, d time.Duration) {
 
 // endForTest ends a claim as the runner does.
 func (p *poller) endForTest(c *claim) {
-	if c.route.window != nil {
-		c.route.window.leave(true)
-	}
+	c.route.window.leave(true)
 	c.route.inFlight.Add(-1)
 	p.global.Release(1)
 	if c.suspect {

@@ -14,7 +14,8 @@ import (
 )
 
 // routes finds the handler of a queue: by its exact name, else by the longest
-// prefix. What is found is kept, since permits belong to a queue.
+// prefix. What is found is kept, since permits belong to a queue: as is a lane
+// in the database, once a queue has used it.
 type routes struct {
 	opts     *Options
 	exact    map[string]Handler
@@ -22,8 +23,8 @@ type routes struct {
 	empty    bool
 
 	mu     sync.RWMutex
-	queues map[string]*queueRoute // nil for a queue nobody here serves
-	limits map[string]int         // set by SetQueuePermits before a queue was met
+	queues map[string]*queueRoute
+	limits map[string]int // set by SetQueuePermits before a queue was met
 }
 
 type prefixRoute struct {
@@ -39,7 +40,7 @@ type queueRoute struct {
 	kinds     map[string]bool // nil if it takes every kind
 	parks     atomic.Bool     // it takes every kind and has parked a job all the same
 	permits   *permits
-	window    *window // nil without permitter
+	window    *window
 	inFlight  atomic.Int64
 	backoff   func(job *Job, err error) time.Duration
 	timeout   time.Duration
@@ -102,37 +103,45 @@ func (r *routes) names() []string {
 // find returns the route of a queue, or nil if nobody here serves it.
 func (r *routes) find(queue string) *queueRoute {
 	r.mu.RLock()
-	q, known := r.queues[queue]
+	q := r.queues[queue]
 	r.mu.RUnlock()
-	if known {
+	if q != nil {
 		return q
+	}
+	h := r.match(queue)
+	if h == nil {
+		return nil // and nothing is kept: there is no end of such names
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if q, known := r.queues[queue]; known {
+	if q := r.queues[queue]; q != nil {
 		return q
 	}
-	q = r.build(queue)
+	q = r.build(queue, h)
 	r.queues[queue] = q
 	return q
 }
 
-func (r *routes) build(queue string) *queueRoute {
-	h, ok := r.exact[queue]
-	for i := 0; !ok && i < len(r.prefixes); i++ {
-		if strings.HasPrefix(queue, r.prefixes[i].prefix) {
-			h, ok = r.prefixes[i].handler, true
+// match finds the handler of a queue, or nil.
+func (r *routes) match(queue string) Handler {
+	if h, ok := r.exact[queue]; ok {
+		return h
+	}
+	for _, p := range r.prefixes {
+		if strings.HasPrefix(queue, p.prefix) {
+			return p.handler
 		}
 	}
-	if !ok {
-		return nil
-	}
+	return nil
+}
+
+func (r *routes) build(queue string, h Handler) *queueRoute {
 	for _, m := range slices.Backward(r.opts.Middleware) {
 		h = m(h)
 	}
 	o := r.opts.Queues[queue]
 	q := &queueRoute{
-		name: queue, handler: h, permits: newPermits(r.limit(queue)),
+		name: queue, handler: h, permits: newPermits(r.limit(queue)), window: newWindow(maxWindow),
 		timeout: r.opts.Timeout, retention: o.Retention.or(r.opts.Retention),
 	}
 	if o.Timeout != 0 {
@@ -144,7 +153,7 @@ func (r *routes) build(queue string) *queueRoute {
 	}
 	q.backoff = delayBy(policy)
 	if p, ok := find[Permitter](h); ok {
-		q.permitter, q.window = p, newWindow()
+		q.permitter, q.window = p, newWindow(firstWindow)
 	}
 	if m, ok := find[*Mux](h); ok {
 		q.kinds = map[string]bool{}
@@ -181,9 +190,7 @@ func (r *routes) served() []*queueRoute {
 	defer r.mu.RUnlock()
 	list := make([]*queueRoute, 0, len(r.queues))
 	for _, q := range r.queues {
-		if q != nil {
-			list = append(list, q)
-		}
+		list = append(list, q)
 	}
 	return list
 }
@@ -191,11 +198,7 @@ func (r *routes) served() []*queueRoute {
 // budget is how many more jobs of the queue may be claimed.
 func (q *queueRoute) budget() int {
 	limit, _ := q.permits.state()
-	n := limit - int(q.inFlight.Load())
-	if q.window != nil {
-		n = min(n, q.window.room())
-	}
-	return max(0, n)
+	return max(0, min(limit-int(q.inFlight.Load()), q.window.room()))
 }
 
 // delayBy gives a policy the job and the error if it wants them, and bounds

@@ -20,6 +20,7 @@ import (
 type runner struct {
 	queue          *SimpleQueue
 	payloads       claimer
+	memory         *payloadMemory
 	ctx            context.Context // of the handlers; cancelled with ErrShutdown when draining is over
 	flush          context.Context // in which outcomes are accepted
 	global         *semaphore.Weighted
@@ -29,6 +30,7 @@ type runner struct {
 	completer      *completer
 	beater         *beater
 	freed          func(*claim)
+	room           func() // told when more jobs of a queue may come to wait
 	log            *slog.Logger
 	stats          *counters
 	refusing       atomic.Bool // claims that arrive now are given back unrun
@@ -58,7 +60,8 @@ type attempt struct {
 // goroutine by runtime.Goexit.
 func (r *runner) run(c *claim) {
 	defer r.jobs.Done()
-	ctx, cancel := context.WithCancelCause(context.WithValue(r.ctx, contextKey{}, &running{queue: r.queue, job: c.job}))
+	inside := &running{queue: r.queue, job: c.full()}
+	ctx, cancel := context.WithCancelCause(context.WithValue(r.ctx, contextKey{}, inside))
 	defer cancel(nil)
 	r.stats.running.Add(1)
 	beat := startHeartbeat(ctx, c, cancel, r.stuckAfter, func() { r.stuck(c, context.Cause(ctx)) })
@@ -68,19 +71,23 @@ func (r *runner) run(c *claim) {
 		r.finish(c, &a)
 	}()
 	if r.refusing.Load() || c.unpermitted {
+		c.route.window.leave(true)
 		a.err, a.returned = errGiveBack, true
 		return
 	}
-	r.permitted(ctx, c, &a)
+	r.permitted(ctx, c, inside, &a)
 }
 
-// permitted runs the handler under the queue's permit and the handler's own.
-func (r *runner) permitted(ctx context.Context, c *claim, a *attempt) {
+// permitted runs the handler under the queue's permit, with the memory for its
+// payload, and under the handler's own permit.
+func (r *runner) permitted(ctx context.Context, c *claim, inside *running, a *attempt) {
 	left := false
 	leave := func(granted bool) {
-		if c.route.window != nil && !left {
+		if !left {
 			left = true
-			c.route.window.leave(granted)
+			if c.route.window.leave(granted) && granted {
+				r.room()
+			}
 		}
 	}
 	defer leave(false)
@@ -90,12 +97,6 @@ func (r *runner) permitted(ctx context.Context, c *claim, a *attempt) {
 		leave(true)
 		a.err, a.returned = errPark, true
 		return
-	}
-	if c.apart { // a permit may depend on the payload
-		if err := r.fetch(ctx, c); err != nil {
-			a.err, a.cause, a.returned = err, context.Cause(ctx), true
-			return
-		}
 	}
 	if !c.route.permits.tryAcquire() {
 		wait, stop := context.WithTimeout(ctx, r.permitWait)
@@ -108,6 +109,13 @@ func (r *runner) permitted(ctx context.Context, c *claim, a *attempt) {
 	}
 	defer c.route.permits.release()
 
+	if c.apart() { // the handler's permit may depend on the payload
+		if err := r.load(ctx, c, &left); err != nil {
+			a.err, a.cause, a.returned = err, context.Cause(ctx), true
+			return
+		}
+		inside.job = c.full()
+	}
 	if c.route.permitter != nil {
 		wait, stop := context.WithTimeout(ctx, r.permitWait)
 		defer stop()
@@ -139,7 +147,7 @@ func (r *runner) ask(wait context.Context, c *claim) (release func(), gaveUp boo
 		t := time.AfterFunc(r.permitWait+r.stuckAfter, func() { r.giveUp(c, verdict{action: actGiveBack}) })
 		defer func() { gaveUp = !t.Stop() }()
 	}
-	release, err = c.route.permitter.Acquire(wait, c.job)
+	release, err = c.route.permitter.Acquire(wait, c.full())
 	return release, false, err
 }
 
@@ -193,7 +201,7 @@ func (r *runner) process(ctx context.Context, c *claim, a *attempt) {
 			a.cause = context.Cause(ctx)
 		}
 	}()
-	a.err = c.route.handler.Process(ctx, c.job)
+	a.err = c.route.handler.Process(ctx, c.full())
 	a.returned = true
 }
 
@@ -214,8 +222,26 @@ func (r *runner) recoverInto(a *attempt, ctx context.Context) {
 	}
 }
 
-// fetch gets a payload that did not come with the claim. Its error is the job's
-// outcome.
+// load gets a payload that did not come with the claim, once there is memory for
+// it: at once, or after a wait that few jobs of a queue may begin. Its error is
+// the job's outcome; left is set where the job has left the window.
+func (r *runner) load(ctx context.Context, c *claim, left *bool) error {
+	if !r.memory.tryTake(c) {
+		if !c.route.window.stay() {
+			*left = true
+			return errGiveBack
+		}
+		wait, stop := context.WithTimeout(ctx, r.permitWait)
+		err := r.memory.take(wait, c)
+		stop()
+		if err != nil {
+			return errGiveBack
+		}
+	}
+	return r.fetch(ctx, c)
+}
+
+// fetch reads the payload. Its error is the job's outcome.
 func (r *runner) fetch(ctx context.Context, c *claim) error {
 	found, err := r.payloads.Payloads(ctx, claimLimit, [][16]byte{c.job.ID})
 	if err != nil {
@@ -225,7 +251,7 @@ func (r *runner) fetch(ctx context.Context, c *claim) error {
 	if !ok {
 		return Unprocessable(errors.New("the payload, stored apart, is gone"))
 	}
-	c.job.Payload, c.job.Raw, c.apart = p.JSON, p.Raw, false
+	c.fetched(p)
 	return nil
 }
 
@@ -271,6 +297,7 @@ func (r *runner) settle(c *claim, a *attempt, v verdict) {
 	if !mine {
 		r.stats.stuck.Add(-1) // it was given up as stuck, or abandoned by a stop
 	}
+	r.memory.giveBack(c)
 	c.route.inFlight.Add(-1)
 	r.stats.running.Add(-1)
 	if !c.unpermitted {
@@ -281,7 +308,7 @@ func (r *runner) settle(c *claim, a *attempt, v verdict) {
 
 func (r *runner) decide(c *claim, a *attempt) verdict {
 	p := policy{backoff: c.route.backoff, maxReschedules: r.maxReschedules}
-	return decide(c.job, a.err, a.cause, a.deferral, p)
+	return decide(c.full(), a.err, a.cause, a.deferral, p)
 }
 
 // stuck gives up on a handler that does not return although its context has

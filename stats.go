@@ -13,6 +13,9 @@ type Stats struct {
 	Stuck       int // handlers that do not return although their context has ended
 	FreePermits int // global permits
 
+	// PayloadBytes is how much of Options.PayloadMemory is in use.
+	PayloadBytes int64
+
 	Claims       int64 // statements that claimed at least one job
 	Claimed      int64 // jobs
 	Completed    int64
@@ -40,7 +43,7 @@ type counters struct {
 	running, stuck                                   atomic.Int64
 	claims, claimed, completed, retried, rescheduled atomic.Int64
 	deferred, givenBack, parked, dead                atomic.Int64
-	leasesLost, reaped                               atomic.Int64
+	leasesLost, reaped, payloadBytes                 atomic.Int64
 }
 
 // count counts one outcome that has been written.
@@ -71,7 +74,8 @@ func (q *SimpleQueue) Stats() Stats {
 		Claims: c.claims.Load(), Claimed: c.claimed.Load(), Completed: c.completed.Load(), Retried: c.retried.Load(),
 		Rescheduled: c.rescheduled.Load(), Deferred: c.deferred.Load(), GivenBack: c.givenBack.Load(),
 		Parked: c.parked.Load(), DeadLettered: c.dead.Load(), LeasesLost: c.leasesLost.Load(), Reaped: c.reaped.Load(),
-		Queues: map[string]QueueStats{},
+		PayloadBytes: c.payloadBytes.Load(),
+		Queues:       map[string]QueueStats{},
 	}
 	s.FreePermits = max(0, q.opts.GlobalPermits-s.Running)
 	for _, r := range q.routes.served() {
