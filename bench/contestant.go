@@ -2,61 +2,112 @@ package main
 
 import (
 	"context"
-	"encoding/json"
-	"runtime/debug"
+	"time"
+
+	"github.com/jackc/pgx/v5"
 )
 
-// Contestant is a queue under test. One value serves one run.
+// Contestant is a queue under test. One value serves one run, or one worker
+// process of a run.
 type Contestant interface {
-	Version() string
-	Settings() string // those that differ from its defaults
-	// Prepare makes the tables in an empty database.
-	Prepare(ctx context.Context, url string) error
-	// Insert stores jobs, in one call.
-	Insert(ctx context.Context, jobs []Payload) error
-	// Run works until ctx ends, and returns once it has stopped. The handler
-	// decodes the payload and calls handled with it.
-	Run(ctx context.Context, handled func(Payload)) error
-	// Settled reports whether every job is in its last state.
+	About() About
+	// Lacks says why the contestant cannot do what a scenario needs, or "".
+	Lacks(feature) string
+	// Open connects; Migrate then makes the tables in an empty database.
+	Open(ctx context.Context) error
+	Migrate(ctx context.Context) error
+	// Insert commits jobs in one call, the fastest way there is for many.
+	Insert(ctx context.Context, jobs []Job) error
+	// InsertOne commits one job as a program would that has only one. It
+	// reports false if another live job holds the key.
+	InsertOne(ctx context.Context, job Job) (inserted bool, err error)
+	// Run works until ctx ends, and returns once it has stopped.
+	Run(ctx context.Context, work Work) error
+	// Settled reports whether every job that is due within the next half hour
+	// is in its last state.
 	Settled(ctx context.Context) (bool, error)
 	Close()
 }
 
-// contestants by name; each file adds its own.
-var contestants = map[string]func() Contestant{}
-
-// Payload is what each job carries: 100 bytes of JSON.
-type Payload struct {
-	N    int    `json:"n"`
-	Text string `json:"text"`
+// txInserter is a contestant with the feature transactions.
+type txInserter interface {
+	InsertTx(ctx context.Context, tx pgx.Tx, job Job) error
 }
+
+// historian is a contestant with the feature history.
+type historian interface {
+	// FillHistory adds n finished jobs.
+	FillHistory(ctx context.Context, n int) error
+}
+
+// counting is a contestant whose library counts what it does.
+type counting interface {
+	// Counters is asked when the workers have stopped. The counts of all
+	// processes are added up.
+	Counters() map[string]float64
+}
+
+// contestants by name; each file adds its own.
+var contestants = map[string]func(Setup) Contestant{}
+
+// Work handles one attempt, the first of which has the number 1. An error is a
+// failed attempt, to be tried again after about a second.
+type Work func(ctx context.Context, p Payload, attempt int) error
+
+// About describes a contestant.
+type About struct {
+	Version  string
+	Settings string // those that differ from its defaults
+	Schema   string // where its tables are
+	Archive  string // regular expression of its tables that hold only finished jobs; "" if there are none
+	// AtLeastOnce: a job that runs twice is counted and reported, and does not
+	// fail the run.
+	AtLeastOnce    bool
+	Heartbeat      string // regular expression of its heartbeat statements; "" if it has none
+	HeartbeatEvery time.Duration
+}
+
+// feature is what a scenario needs beyond bulk inserts and handlers that succeed.
+type feature string
 
 const (
-	payloadBytes = 100
-	filler       = "The quick brown fox jumps over the lazy dog. Pack my box with five dozen liquor jugs. "
+	retries      feature = "retries"
+	keys         feature = "unique keys"
+	delays       feature = "scheduled jobs"
+	transactions feature = "inserts in a caller's transaction"
+	queues       feature = "many queues"
+	priorities   feature = "ten priorities"
+	history      feature = "finished jobs kept"
+	processes    feature = "several processes"
+	leases       feature = "jobs that run for long"
 )
 
-func newPayload(n int) Payload {
-	p := Payload{N: n}
-	text, _ := json.Marshal(p) // an int and an empty string always encode
-	p.Text = filler[:payloadBytes-len(text)]
-	return p
+// Setup is what a scenario asks of a contestant. It is handed to worker
+// processes as JSON.
+type Setup struct {
+	Contestant string
+	URL        string
+	Conns      int           // size of the contestant's connection pool
+	Queues     []string      // what the workers serve
+	Processes  int           // worker processes, which share the permits; 0: the workers are part of this process
+	Fail       int           // percent of attempts that fail
+	Hold       time.Duration // how long a handler takes
+	Bytes      int           // size of a payload as JSON
 }
 
-// moduleVersion is the version of a module that this program is built with.
-func moduleVersion(path string) string {
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return "unknown"
-	}
-	for _, m := range info.Deps {
-		if m.Path != path {
-			continue
-		}
-		if m.Replace != nil {
-			return "this checkout"
-		}
-		return m.Version
-	}
-	return "unknown"
+// share is this process's part of what all workers have together.
+func (s Setup) share(total int) int { return max(1, total/max(1, s.Processes)) }
+
+// Job is one job to insert. What is zero is not asked for.
+type Job struct {
+	Payload  Payload
+	Queue    string
+	Priority int // 0 to 9
+	Key      string
+	Delay    time.Duration
 }
+
+const benchQueue = "bench"
+
+// maxTries is the number of attempts that a job has: more than any job needs.
+const maxTries = 25

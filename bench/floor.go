@@ -3,25 +3,25 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
-
-	"github.com/simplequeue/simplequeue/janitor"
-	"github.com/simplequeue/simplequeue/migrate"
+	"golang.org/x/sync/errgroup"
 )
 
-func init() { contestants["floor"] = func() Contestant { return &floor{} } }
+func init() { contestants["floor"] = func(s Setup) Contestant { return &floor{setup: s} } }
 
 // floor is the least SQL that takes a job through simplequeue's tables: no
 // lanes, leases, permits, goroutine per job or heartbeat. What simplequeue's
 // engine costs is the distance to it.
-type floor struct{ pool *pgxpool.Pool }
+type floor struct {
+	setup Setup
+	pool  *pgxpool.Pool
+	lanes []string // the tables that hold the rows of job_queue
+}
 
 const (
 	floorBatch      = 500
@@ -29,78 +29,98 @@ const (
 	floorCompleters = 2
 )
 
-func (f *floor) Version() string { return moduleVersion("github.com/simplequeue/simplequeue") }
-
-func (f *floor) Settings() string {
-	return fmt.Sprintf("claimers=%d completers=%d batch=%d insert=COPY", floorClaimers, floorCompleters, floorBatch)
+func (f *floor) About() About {
+	return About{
+		Version:  moduleVersion("github.com/simplequeue/simplequeue"),
+		Settings: fmt.Sprintf("claimers=%d completers=%d batch=%d insert=COPY", floorClaimers, floorCompleters, floorBatch),
+		Schema:   "simplequeue",
+		Archive:  "^job_queue_(archive|dlq)",
+	}
 }
 
-func (f *floor) Prepare(ctx context.Context, url string) error {
-	config, err := pgxpool.ParseConfig(url)
-	if err != nil {
-		return err
-	}
-	config.ConnConfig.RuntimeParams["plan_cache_mode"] = "force_generic_plan"
-	config.ConnConfig.RuntimeParams["enable_seqscan"] = "off"
-	config.MaxConns = floorClaimers + floorCompleters + 2
-	if f.pool, err = pgxpool.NewWithConfig(ctx, config); err != nil {
-		return err
-	}
-	if err := migrate.UpPool(ctx, f.pool, "simplequeue"); err != nil {
-		return err
-	}
-	j, err := janitor.New(f.pool, janitor.Options{Schema: "simplequeue"})
-	if err != nil {
-		return err
-	}
-	return j.MakePartitions(ctx, []int64{7 * 24 * 3600}, nil)
+func (f *floor) Lacks(what feature) string { return "plain SQL without " + string(what) }
+
+// Open asks for generic plans and index scans, as the library does for each of
+// its statements.
+func (f *floor) Open(ctx context.Context) (err error) {
+	f.pool, err = openPool(ctx, f.setup, map[string]string{"plan_cache_mode": "force_generic_plan", "enable_seqscan": "off"})
+	return err
 }
 
-func (f *floor) Insert(ctx context.Context, jobs []Payload) error {
+func (f *floor) Migrate(ctx context.Context) error {
+	if err := migrateSimplequeue(ctx, f.pool); err != nil {
+		return err
+	}
+	return f.pool.QueryRow(ctx, `
+SELECT coalesce(array_agg(p.relid::regclass::text ORDER BY p.relid), '{simplequeue.job_queue}')
+FROM pg_partition_tree('simplequeue.job_queue') AS p -- no rows for a table without partitions
+WHERE p.isleaf`).Scan(&f.lanes)
+}
+
+func (f *floor) Insert(ctx context.Context, jobs []Job) error {
 	columns := []string{"id", "queue", "lane", "payload"}
 	_, err := f.pool.CopyFrom(ctx, pgx.Identifier{"simplequeue", "job_queue"}, columns,
 		pgx.CopyFromSlice(len(jobs), func(i int) ([]any, error) {
-			id, err := uuid.NewV7()
-			if err != nil {
-				return nil, err
-			}
-			text, err := json.Marshal(jobs[i])
-			return []any{[16]byte(id), benchQueue, 0, text}, err
+			id, text, err := floorRow(jobs[i])
+			return []any{id, benchQueue, 0, text}, err
 		}))
 	return err
 }
 
-func (f *floor) Run(ctx context.Context, handled func(Payload)) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	claimed := make(chan []int64, floorCompleters)
-	var wait sync.WaitGroup
-	work := func(part func(context.Context) error) {
-		wait.Go(func() {
-			if err := part(ctx); err != nil && ctx.Err() == nil {
-				cancel(err)
+// InsertOne is one statement and one commit.
+func (f *floor) InsertOne(ctx context.Context, job Job) (bool, error) {
+	id, text, err := floorRow(job)
+	if err != nil {
+		return false, err
+	}
+	_, err = f.pool.Exec(ctx, `
+INSERT INTO simplequeue.job_queue (id, queue, lane, payload)
+VALUES ($1, $2, 0, $3)`, id, benchQueue, text)
+	return true, err
+}
+
+func floorRow(job Job) (id [16]byte, payload []byte, err error) {
+	if id, err = uuid.NewV7(); err != nil {
+		return id, nil, err
+	}
+	payload, err = json.Marshal(job.Payload)
+	return id, payload, err
+}
+
+// floorClaims are claimed jobs of one partition of job_running.
+type floorClaims struct {
+	table string
+	ids   []int64
+}
+
+func (f *floor) Run(ctx context.Context, work Work) error {
+	claimed := make(chan floorClaims, floorCompleters)
+	g, ctx := errgroup.WithContext(ctx)
+	part := func(f func(context.Context) error) {
+		g.Go(func() error {
+			if err := f(ctx); err != nil && ctx.Err() == nil {
+				return err
 			}
+			return nil
 		})
 	}
 	for range floorClaimers {
-		work(func(ctx context.Context) error { return f.claim(ctx, claimed, handled) })
+		part(func(ctx context.Context) error { return f.claim(ctx, claimed, work) })
 	}
 	for range floorCompleters {
-		work(func(ctx context.Context) error { return f.complete(ctx, claimed) })
+		part(func(ctx context.Context) error { return f.complete(ctx, claimed) })
 	}
-	<-ctx.Done()
-	wait.Wait()
-	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) {
-		return err
-	}
-	return nil
+	return g.Wait()
 }
 
+// floorClaim claims from one table with rows, whether that is job_queue or a
+// partition of it: a ctid names a row of one table only. The running rows go
+// through the parent; tableoid says where they are.
 const floorClaim = `
 WITH claimed AS (
-    DELETE FROM simplequeue.job_queue
+    DELETE FROM %s
     WHERE ctid = ANY (ARRAY(
-        SELECT j.ctid FROM simplequeue.job_queue AS j
+        SELECT j.ctid FROM %[1]s AS j
         WHERE j.queue = $1 AND j.lane = 0 AND j.seq > $2
         ORDER BY j.seq LIMIT $3 FOR UPDATE SKIP LOCKED))
     RETURNING id, seq, created_at, attempt, max_attempts, reprocess_count, crash_count, payload_bytes, priority, lane, queue, kind, payload
@@ -111,25 +131,31 @@ INSERT INTO simplequeue.job_running
 SELECT 0, now(), '00000000-0000-0000-0000-000000000000', 60000, c.id, c.seq, c.created_at, c.attempt + 1, c.max_attempts,
        c.reprocess_count, c.crash_count, c.payload_bytes, c.priority, c.lane, c.queue, c.kind, c.payload
 FROM claimed AS c
-RETURNING claim_id, seq, payload`
+RETURNING claim_id, seq, payload, tableoid::regclass::text`
 
-// claim reads a lane from a little before where it was, and from its start when
-// that has run short.
-func (f *floor) claim(ctx context.Context, claimed chan<- []int64, handled func(Payload)) error {
+// claim goes round the lanes' tables. It reads each from a little before where
+// it was, and from its start when that has run short.
+func (f *floor) claim(ctx context.Context, claimed chan<- floorClaims, work Work) error {
 	const trail = 20 * floorBatch
-	var after int64
-	for {
-		rows, err := f.pool.Query(ctx, floorClaim, benchQueue, after, floorBatch)
+	statements, after := make([]string, len(f.lanes)), make([]int64, len(f.lanes))
+	for i, table := range f.lanes {
+		statements[i] = fmt.Sprintf(floorClaim, table)
+	}
+	empty := 0 // tables in a row, read from their starts
+	for i := 0; ; i = (i + 1) % len(f.lanes) {
+		rows, err := f.pool.Query(ctx, statements[i], benchQueue, after[i], floorBatch)
 		if err != nil {
 			return err
 		}
-		var ids []int64
+		ids := map[string][]int64{}
 		var payloads [][]byte
 		var id, seq int64
 		var payload []byte
-		if _, err := pgx.ForEachRow(rows, []any{&id, &seq, &payload}, func() error {
-			ids, payloads = append(ids, id), append(payloads, payload)
-			after = max(after, seq-trail)
+		var table string
+		fromStart := after[i] == 0
+		if _, err := pgx.ForEachRow(rows, []any{&id, &seq, &payload, &table}, func() error {
+			ids[table], payloads = append(ids[table], id), append(payloads, payload)
+			after[i] = max(after[i], seq-trail)
 			return nil
 		}); err != nil {
 			return err
@@ -139,32 +165,37 @@ func (f *floor) claim(ctx context.Context, claimed chan<- []int64, handled func(
 			if err := json.Unmarshal(text, &p); err != nil {
 				return err
 			}
-			handled(p)
+			if err := work(ctx, p, 1); err != nil {
+				return err
+			}
 		}
-		if len(ids) > 0 {
+		for table, ids := range ids {
 			select {
-			case claimed <- ids:
+			case claimed <- floorClaims{table, ids}:
 			case <-ctx.Done():
 				return nil
 			}
-			continue
 		}
-		t := time.NewTimer(5 * time.Millisecond)
-		if after > 0 {
-			t.Reset(0)
-			after = 0
+		switch {
+		case len(payloads) > 0:
+			empty = 0
+		case !fromStart:
+			after[i] = 0
+		default:
+			empty++
 		}
-		select {
-		case <-t.C:
-		case <-ctx.Done():
-			return nil
+		if empty >= len(f.lanes) {
+			empty = 0
+			if wait(ctx, 5*time.Millisecond) != nil {
+				return nil
+			}
 		}
 	}
 }
 
 const floorArchive = `
 WITH moved AS (
-    DELETE FROM simplequeue.job_running WHERE claim_id = ANY ($1::bigint[])
+    DELETE FROM %s WHERE claim_id = ANY ($1::bigint[])
     RETURNING id, created_at, claimed_at, worker_id, attempt, max_attempts, reprocess_count, crash_count, priority, queue, kind, payload
 )
 INSERT INTO simplequeue.job_queue_archive
@@ -174,11 +205,11 @@ SELECT m.id, m.created_at, m.claimed_at, now(), m.worker_id, (now() AT TIME ZONE
        m.reprocess_count, m.crash_count, m.priority, 'completed', m.queue, m.kind, m.payload
 FROM moved AS m`
 
-func (f *floor) complete(ctx context.Context, claimed <-chan []int64) error {
+func (f *floor) complete(ctx context.Context, claimed <-chan floorClaims) error {
 	for {
 		select {
-		case ids := <-claimed:
-			if _, err := f.pool.Exec(ctx, floorArchive, ids); err != nil {
+		case c := <-claimed:
+			if _, err := f.pool.Exec(ctx, fmt.Sprintf(floorArchive, c.table), c.ids); err != nil {
 				return err
 			}
 		case <-ctx.Done():

@@ -2,23 +2,22 @@
 // another in turns, and compares them. Every run has a fresh database and checks
 // that each job ran exactly once.
 //
-//	go run . -contestants simplequeue,river,floor -scenarios drain,insert -jobs 200000 -repeats 3 -json results.jsonl
+//	go run . -contestants simplequeue,river,floor -scenarios drain,steady -repeats 3 -json results.jsonl -charts charts
 //
 // Without -url it starts a server of its own with a production server's
-// durability. Each run is a line of JSON; the table at the end holds the medians.
+// durability. Each run is a line of JSON; the tables at the end hold the
+// medians. -from makes the tables and charts again. docs/benchmarks.md says what
+// each scenario measures.
 package main
 
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
-	"maps"
 	"os"
 	"os/signal"
 	"runtime"
-	"slices"
-	"strings"
+	"syscall"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -26,7 +25,7 @@ import (
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := run(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -34,64 +33,28 @@ func main() {
 	}
 }
 
-// config is what the flags say.
-type config struct {
-	contestants, scenarios []string
-	jobs, call, repeats    int
-	url, json, profiles    string
-	statements             bool
-	server                 map[string]string
-}
-
-func parse() (config, error) {
-	c := config{server: map[string]string{
-		"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on",
-		"shared_buffers": "1GB", "wal_level": "replica", "max_wal_size": "8GB",
-	}}
-	names := func(list *[]string, known []string) func(string) error {
-		*list = known
-		return func(text string) error {
-			*list = strings.Split(text, ",")
-			for _, name := range *list {
-				if !slices.Contains(known, name) {
-					return fmt.Errorf("%q is none of %s", name, strings.Join(known, ", "))
-				}
-			}
-			return nil
-		}
-	}
-	flag.Func("contestants", "who runs (default all)", names(&c.contestants, slices.Sorted(maps.Keys(contestants))))
-	flag.Func("scenarios", "what they do (default all)", names(&c.scenarios, slices.Sorted(maps.Keys(scenarios))))
-	flag.IntVar(&c.jobs, "jobs", 200_000, "jobs a run")
-	flag.IntVar(&c.call, "call", 10_000, "jobs a bulk insert call")
-	flag.IntVar(&c.repeats, "repeats", 3, "runs of each contestant in each scenario")
-	flag.StringVar(&c.url, "url", "", "a server to use; superuser. Default: one of our own")
-	flag.StringVar(&c.json, "json", "", "file to append the results to, a line a run")
-	flag.StringVar(&c.profiles, "profiles", "", "folder for CPU profiles of the measured part of each run")
-	flag.BoolVar(&c.statements, "statements", false, "report the server's time by statement (pg_stat_statements)")
-	flag.Func("server", "name=value, a setting of our own server; may be repeated", func(text string) error {
-		name, value, ok := strings.Cut(text, "=")
-		if !ok {
-			return fmt.Errorf("%q is not name=value", text)
-		}
-		c.server[name] = value
-		return nil
-	})
-	flag.Parse()
-	if c.jobs < 1 || c.call < 1 || c.repeats < 1 || flag.NArg() > 0 {
-		return c, errors.New("-jobs, -call and -repeats must be at least 1, and there are no other arguments")
-	}
-	if c.statements {
-		c.server["shared_preload_libraries"] = "pg_stat_statements"
-	}
-	return c, nil
-}
-
-func run(ctx context.Context) (err error) {
+func run(ctx context.Context) error {
 	c, err := parse()
 	if err != nil {
 		return err
 	}
+	switch setup := os.Getenv(workerVariable); {
+	case setup != "":
+		return workProcess(ctx, setup)
+	case c.check != "":
+		return checkFile(c.check, c.contestants, c.scenarios)
+	case c.from != "":
+		results, err := readResults(c.from)
+		if err != nil {
+			return err
+		}
+		return present(c, results)
+	}
+	return benchmark(ctx, c)
+}
+
+// benchmark makes all runs that were asked for.
+func benchmark(ctx context.Context, c config) (err error) {
 	url := c.url
 	if url == "" {
 		server, err := pgserver.Start(ctx, pgserver.Options{Settings: c.server, Controllable: true})
@@ -106,27 +69,68 @@ func run(ctx context.Context) (err error) {
 		return err
 	}
 	defer admin.Close()
-
 	r := &runner{config: c, admin: admin, url: url, own: c.url == ""}
-	report, err := newReport(c.json)
+	if err := r.chooseRate(ctx); err != nil {
+		return err
+	}
+	log, err := newResultLog(c.json)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, report.close()) }()
-	for _, scenario := range c.scenarios {
+	defer func() { err = errors.Join(err, log.close()) }()
+	for _, name := range c.scenarios {
+		s, _ := findScenario(name)
 		for i := range c.repeats {
 			for j := range c.contestants {
 				contestant := c.contestants[(i+j)%len(c.contestants)] // nobody always comes first
-				runtime.GC()
-				result, err := r.run(ctx, contestant, scenario)
+				result, err := r.run(ctx, contestant, s)
 				if err != nil {
-					return fmt.Errorf("%s, %s: %w", contestant, scenario, err)
+					return fmt.Errorf("%s, %s: %w", contestant, name, err)
 				}
-				if err := report.add(result); err != nil {
+				if result.NotApplicable != "" && i > 0 {
+					continue // said once
+				}
+				if err := log.add(result); err != nil {
 					return err
 				}
+				runtime.GC()
 			}
 		}
 	}
-	return report.table(os.Stdout)
+	return present(c, log.results)
+}
+
+// chooseRate decides how many jobs a second the paced scenarios insert: half of
+// what River, the slowest contestant that can do all of them, gets through when
+// it is busy.
+func (r *runner) chooseRate(ctx context.Context) error {
+	paced := false
+	for _, name := range r.scenarios {
+		s, _ := findScenario(name)
+		paced = paced || s.paced
+	}
+	if !paced || r.rate > 0 {
+		return nil
+	}
+	short := *r
+	short.seconds = min(r.seconds, 5)
+	s, _ := findScenario("steady")
+	result, err := short.run(ctx, yardstick, s)
+	if err != nil {
+		return fmt.Errorf("%s, to find a rate: %w", yardstick, err)
+	}
+	r.runs, r.rate = short.runs, result.JobsPerS/2
+	fmt.Fprintf(os.Stderr, "-rate %.0f: half of what %s does, %.0f jobs/s\n", r.rate, yardstick, result.JobsPerS)
+	return nil
+}
+
+// present prints the tables and draws the charts.
+func present(c config, results []Result) error {
+	if err := writeTables(os.Stdout, results); err != nil {
+		return err
+	}
+	if c.charts == "" {
+		return nil
+	}
+	return drawCharts(c.charts, results)
 }

@@ -37,20 +37,25 @@ func (p *postgres) cpu() (time.Duration, error) {
 	if err != nil {
 		return 0, err
 	}
-	var ticks int64
+	var total int64
 	for _, path := range paths {
 		pid, _ := strconv.Atoi(filepath.Base(path))
 		process, err := readProcess(pid)
 		switch {
 		case err != nil: // ended meanwhile
 		case pid == p.postmaster:
-			ticks += process.own + process.children
+			total += process.own + process.children
 		case process.parent == p.postmaster:
-			ticks += process.own
+			total += process.own
 		}
 	}
-	const ticksPerSecond = 100 // USER_HZ, the same on all Linux machines of today
-	return time.Duration(ticks) * time.Second / ticksPerSecond, nil
+	return ticks(total), nil
+}
+
+// ticks is the time that a count of /proc stands for.
+func ticks(n int64) time.Duration {
+	const perSecond = 100 // USER_HZ, the same on all Linux machines of today
+	return time.Duration(n) * time.Second / perSecond
 }
 
 // process is a part of /proc/PID/stat; times are in ticks.
@@ -77,31 +82,4 @@ func readProcess(pid int) (p process, err error) {
 	p.parent = int(number(1))
 	p.own, p.children = number(11)+number(12), number(13)+number(14)
 	return p, err
-}
-
-// printStatements reports where the server's time has gone.
-func printStatements(ctx context.Context, db *pgxpool.Pool, name string, jobs int) error {
-	rows, err := db.Query(ctx, `
-SELECT calls, rows, total_exec_time, wal_bytes::bigint,
-       left(regexp_replace(query, '\s+', ' ', 'g'), 100)
-FROM pg_stat_statements
-WHERE dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
-ORDER BY total_exec_time DESC
-LIMIT 12`)
-	if err != nil {
-		return err
-	}
-	defer rows.Close()
-	fmt.Fprintf(os.Stderr, "%s: calls, rows a call, ms a call, us a job, WAL bytes a job, statement\n", name)
-	for rows.Next() {
-		var calls, n, wal int64
-		var ms float64
-		var query string
-		if err := rows.Scan(&calls, &n, &ms, &wal, &query); err != nil {
-			return err
-		}
-		fmt.Fprintf(os.Stderr, "%8d %8.1f %8.3f %8.2f %8.0f  %s\n", calls, float64(n)/float64(calls), ms/float64(calls),
-			ms*1000/float64(jobs), float64(wal)/float64(jobs), query)
-	}
-	return rows.Err()
 }

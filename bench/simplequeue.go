@@ -5,78 +5,137 @@ import (
 	"flag"
 	"fmt"
 	"log/slog"
+	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/simplequeue/simplequeue"
+	"github.com/simplequeue/simplequeue/backoff"
+	"github.com/simplequeue/simplequeue/janitor"
 	"github.com/simplequeue/simplequeue/migrate"
 )
 
-var simplequeuePermits = flag.Int("simplequeue-permits", 1000, "simplequeue: GlobalPermits and QueuePermits")
+var simplequeuePermits = flag.Int("simplequeue-permits", 1000, "simplequeue: GlobalPermits and QueuePermits of all processes together")
 
-func init() { contestants["simplequeue"] = func() Contestant { return &simpleQueue{} } }
+func init() {
+	contestants["simplequeue"] = func(s Setup) Contestant { return &simpleQueue{setup: s} }
+}
 
 type simpleQueue struct {
+	setup    Setup
 	pool     *pgxpool.Pool
 	inserter *simplequeue.SimpleQueue
+	worker   *simplequeue.SimpleQueue // nil before Run
 }
 
-const benchQueue = "bench"
+func (s *simpleQueue) permits() int { return s.setup.share(*simplequeuePermits) }
 
-func (s *simpleQueue) Version() string {
-	return moduleVersion("github.com/simplequeue/simplequeue")
-}
-
-func (s *simpleQueue) Settings() string {
-	return fmt.Sprintf("GlobalPermits=%d QueuePermits=%[1]d", *simplequeuePermits)
-}
-
+// Claims take as many jobs as permits are free, so that more permits are larger
+// claims; beyond a thousand nothing is gained. All else is as it comes.
 func (s *simpleQueue) options() simplequeue.Options {
 	return simplequeue.Options{
-		GlobalPermits: *simplequeuePermits, QueuePermits: *simplequeuePermits,
+		GlobalPermits: s.permits(), QueuePermits: s.permits(),
+		MaxAttempts: maxTries, Backoff: backoff.Constant(time.Second),
 		Logger: slog.New(slog.DiscardHandler),
 	}
 }
 
-func (s *simpleQueue) Prepare(ctx context.Context, url string) (err error) {
-	if s.pool, err = pgxpool.New(ctx, url); err != nil {
-		return err
+func (s *simpleQueue) About() About {
+	return About{
+		Version:   moduleVersion("github.com/simplequeue/simplequeue"),
+		Settings:  fmt.Sprintf("GlobalPermits=%d QueuePermits=%[1]d", s.permits()),
+		Schema:    "simplequeue",
+		Archive:   "^job_queue_(archive|dlq)",
+		Heartbeat: `INSERT INTO \S*job_lease`, HeartbeatEvery: 5 * time.Second,
 	}
-	if err := migrate.UpPool(ctx, s.pool, "simplequeue"); err != nil {
+}
+
+func (s *simpleQueue) Lacks(feature) string { return "" }
+
+func (s *simpleQueue) Open(ctx context.Context) (err error) {
+	if s.pool, err = openPool(ctx, s.setup, nil); err != nil {
 		return err
 	}
 	s.inserter, err = simplequeue.New(s.pool, s.options())
 	return err
 }
 
-func (s *simpleQueue) Insert(ctx context.Context, jobs []Payload) error {
+func (s *simpleQueue) Migrate(ctx context.Context) error { return migrateSimplequeue(ctx, s.pool) }
+
+// migrateSimplequeue makes the tables, and the partitions that finished jobs
+// need.
+func migrateSimplequeue(ctx context.Context, pool *pgxpool.Pool) error {
+	if err := migrate.UpPool(ctx, pool, "simplequeue"); err != nil {
+		return err
+	}
+	j, err := janitor.New(pool, janitor.Options{Schema: "simplequeue"})
+	if err != nil {
+		return err
+	}
+	return j.MakePartitions(ctx, []int64{7 * 24 * 3600}, nil)
+}
+
+func newSimplequeueJob(j Job) simplequeue.NewJob {
+	return simplequeue.NewJob{Queue: j.Queue, Payload: j.Payload, Priority: j.Priority, UniqueKey: j.Key, Delay: j.Delay}
+}
+
+// Insert uses COPY from 200 jobs on.
+func (s *simpleQueue) Insert(ctx context.Context, jobs []Job) error {
 	list := make([]simplequeue.NewJob, len(jobs))
 	for i := range jobs {
-		list[i] = simplequeue.NewJob{Queue: benchQueue, Payload: jobs[i]}
+		list[i] = newSimplequeueJob(jobs[i])
 	}
 	_, err := s.inserter.InsertMany(ctx, list)
 	return err
 }
 
-func (s *simpleQueue) Run(ctx context.Context, handled func(Payload)) error {
+func (s *simpleQueue) InsertOne(ctx context.Context, job Job) (bool, error) {
+	in, err := s.inserter.Insert(ctx, newSimplequeueJob(job))
+	return !in.Duplicate, err
+}
+
+func (s *simpleQueue) InsertTx(ctx context.Context, tx pgx.Tx, job Job) error {
+	_, err := s.inserter.InsertTx(ctx, tx, newSimplequeueJob(job))
+	return err
+}
+
+func (s *simpleQueue) FillHistory(ctx context.Context, n int) error {
+	_, err := s.pool.Exec(ctx, `
+INSERT INTO simplequeue.job_queue_archive
+    (id, created_at, started_at, finished_at, worker_id, expires_on, attempt, max_attempts, reprocess_count, crash_count,
+     priority, state, queue, kind, payload)
+SELECT gen_random_uuid(), now(), now(), now(), '00000000-0000-0000-0000-000000000000', (now() AT TIME ZONE 'UTC')::date + 7, 1, 3, 0, 0,
+       0, 'completed', $2, '', jsonb_build_object('n', -n, 'text', $3::text)
+FROM generate_series(1, $1::bigint) AS n`, n, benchQueue, filler[:textBytes(n, smallPayload)])
+	return err
+}
+
+// Run uses a Work per attempt; the handler decodes the payload.
+func (s *simpleQueue) Run(ctx context.Context, work Work) (err error) {
 	o := s.options()
-	o.Handlers = []simplequeue.Handler{
-		simplequeue.Typed(benchQueue, func(_ context.Context, _ *simplequeue.Job, p Payload) error {
-			handled(p)
-			return nil
-		}),
-	}
-	worker, err := simplequeue.New(s.pool, o)
-	if err != nil {
+	handler := simplequeue.Typed(s.setup.Queues[0], func(ctx context.Context, job *simplequeue.Job, p Payload) error {
+		return work(ctx, p, job.Attempt)
+	})
+	o.Handlers = []simplequeue.Handler{simplequeue.ServeQueues(handler, s.setup.Queues...)}
+	if s.worker, err = simplequeue.New(s.pool, o); err != nil {
 		return err
 	}
-	return worker.Run(ctx)
+	return s.worker.Run(ctx)
+}
+
+func (s *simpleQueue) Counters() map[string]float64 {
+	if s.worker == nil {
+		return nil
+	}
+	stats := s.worker.Stats()
+	return map[string]float64{"claims": float64(stats.Claims), "claimed": float64(stats.Claimed)}
 }
 
 func (s *simpleQueue) Settled(ctx context.Context) (settled bool, err error) {
 	err = s.pool.QueryRow(ctx, `
 SELECT NOT EXISTS (SELECT FROM simplequeue.job_queue)
-   AND NOT EXISTS (SELECT FROM simplequeue.job_waiting)
+   AND NOT EXISTS (SELECT FROM simplequeue.job_waiting WHERE run_at < now() + interval '30 minutes')
    AND NOT EXISTS (SELECT FROM simplequeue.job_running)
    AND NOT EXISTS (SELECT FROM simplequeue.job_finished)`).Scan(&settled)
 	return settled, err

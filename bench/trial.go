@@ -6,8 +6,8 @@ import (
 	"fmt"
 	"net/url"
 	"os"
-	"path/filepath"
-	"runtime/pprof"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -27,54 +27,61 @@ type runner struct {
 type trial struct {
 	*runner
 	contestant Contestant
+	about      About
+	setup      Setup
 	database   string
 	name       string
-	pg         *postgres
+	pg         *postgres     // nil where the server's processes cannot be seen
 	db         *pgxpool.Pool // on the run's database, for what is not measured
-	payloads   []Payload
+	ledger     *ledger
+	shape      func(n int, job *Job) // what a scenario makes of the n-th job; may be nil
+	counting   bool                  // the server counts this run's statements
 
-	begin  sample
-	end    *sample // nil until the measured part is over
-	result Result
+	measured measurement
+	sizes    sizes
+	latency  bool               // the scenario is about it, or has it at least
+	probes   []int              // the jobs whose latency counts; nil for all
+	extra    map[string]float64 // figures of one scenario
+	closers  []func() error
+
+	mu       sync.Mutex // for the two below
+	pids     []int      // of worker processes
+	counters map[string]float64
 }
 
-// sample is the state of everything that is measured.
-type sample struct {
-	at     time.Time
-	wal    int64
-	client time.Duration
-	server time.Duration
-}
-
-// Result is the measured part of a run.
-type Result struct {
-	Contestant      string  `json:"contestant"`
-	Version         string  `json:"version"`
-	Settings        string  `json:"settings"`
-	Scenario        string  `json:"scenario"`
-	Jobs            int     `json:"jobs"`
-	Seconds         float64 `json:"seconds"`
-	JobsPerS        float64 `json:"jobs_per_s"`
-	WALPerJob       float64 `json:"wal_per_job"`
-	ClientCPUPerJob float64 `json:"client_cpu_us_per_job"`
-	ServerCPUPerJob float64 `json:"pg_cpu_us_per_job,omitempty"`
-}
-
-func (r *runner) run(ctx context.Context, contestant, scenario string) (result Result, err error) {
+// run makes one run and checks it.
+func (r *runner) run(ctx context.Context, contestant string, s scenario) (result Result, err error) {
 	r.runs++
+	setup := Setup{Contestant: contestant, Conns: 16, Queues: []string{benchQueue}, Bytes: smallPayload}
+	if s.setup != nil {
+		s.setup(&r.config, &setup)
+	}
 	t := &trial{
-		runner: r, contestant: contestants[contestant](), database: fmt.Sprintf("bench_%d_%d", os.Getpid(), r.runs),
-		name: fmt.Sprintf("%s-%s-%d", contestant, scenario, r.runs),
+		runner: r, setup: setup, database: fmt.Sprintf("bench_%d_%d", os.Getpid(), r.runs),
+		name:   fmt.Sprintf("%s-%s-%d", contestant, s.name, r.runs),
+		ledger: &ledger{fail: setup.Fail}, counting: s.counts || r.statements, extra: map[string]float64{}, counters: map[string]float64{},
 	}
-	for n := range t.jobs {
-		t.payloads = append(t.payloads, newPayload(n))
+	result = Result{Contestant: contestant, Scenario: s.name}
+	describe := func() {
+		t.about = t.contestant.About()
+		result.Version, result.Settings = t.about.Version, t.about.Settings
 	}
-	address, err := t.create(ctx)
-	if err != nil {
+	t.contestant = contestants[contestant](t.setup)
+	describe()
+	for _, need := range s.needs {
+		if why := t.contestant.Lacks(need); why != "" {
+			result.NotApplicable = why
+			return result, nil
+		}
+	}
+
+	if t.setup.URL, err = t.create(ctx); err != nil {
 		return result, err
 	}
 	defer func() { err = errors.Join(err, t.drop(context.WithoutCancel(ctx))) }()
-	if t.db, err = pgxpool.New(ctx, address); err != nil {
+	t.contestant = contestants[contestant](t.setup)
+	describe()
+	if t.db, err = pgxpool.New(ctx, t.setup.URL); err != nil {
 		return result, err
 	}
 	defer t.db.Close()
@@ -83,22 +90,42 @@ func (r *runner) run(ctx context.Context, contestant, scenario string) (result R
 			return result, err
 		}
 	}
-	if err := t.contestant.Prepare(ctx, address); err != nil {
-		return result, fmt.Errorf("prepare: %w", err)
-	}
 	defer t.contestant.Close()
-	if err := scenarios[scenario](ctx, t); err != nil {
+	if err := t.contestant.Open(ctx); err != nil {
+		return result, fmt.Errorf("open: %w", err)
+	}
+	if err := t.contestant.Migrate(ctx); err != nil {
+		return result, fmt.Errorf("migrate: %w", err)
+	}
+	defer func() {
+		for _, f := range slices.Backward(t.closers) {
+			err = errors.Join(err, f())
+		}
+	}()
+	if err := s.run(ctx, t); err != nil {
 		return result, err
 	}
-	t.result.Contestant, t.result.Scenario = contestant, scenario
-	t.result.Version, t.result.Settings = t.contestant.Version(), t.contestant.Settings()
-	return t.result, nil
+	if err := t.ledger.check(t.about.AtLeastOnce); err != nil {
+		return result, err
+	}
+	if claimed := t.counters["claimed"]; claimed > 0 {
+		t.extra["claims_per_1000_jobs"] = 1000 * t.counters["claims"] / claimed
+	}
+	measured, err := t.makeResult()
+	measured.Contestant, measured.Scenario = result.Contestant, result.Scenario
+	measured.Version, measured.Settings = result.Version, result.Settings
+	return measured, err
 }
 
 // create makes the run's database. The checkpoint keeps the writes of the run
 // before out of this one.
 func (t *trial) create(ctx context.Context) (address string, err error) {
-	for _, sql := range []string{"CREATE DATABASE " + pgx.Identifier{t.database}.Sanitize() + " TEMPLATE template0", "CHECKPOINT"} {
+	name := pgx.Identifier{t.database}.Sanitize()
+	statements := []string{"CREATE DATABASE " + name + " TEMPLATE template0", "CHECKPOINT"}
+	if t.counting {
+		statements = append(statements, "ALTER DATABASE "+name+" SET pg_stat_statements.track = 'top'")
+	}
+	for _, sql := range statements {
 		if _, err := t.admin.Exec(ctx, sql); err != nil {
 			return "", err
 		}
@@ -122,66 +149,57 @@ func (t *trial) vacuum(ctx context.Context) error {
 	return err
 }
 
-// measure runs the part that counts, until it returns or calls done.
-func (t *trial) measure(ctx context.Context, part func() error) (err error) {
-	if t.statements {
-		if _, err := t.db.Exec(ctx, "CREATE EXTENSION pg_stat_statements"); err != nil {
-			return err
-		}
-	}
-	if t.profiles != "" {
-		f, err := os.Create(filepath.Join(t.profiles, t.name+".pprof"))
-		if err != nil {
-			return err
-		}
-		defer f.Close()
-		if err := pprof.StartCPUProfile(f); err != nil {
-			return err
-		}
-	}
-	if t.begin, err = t.sample(); err != nil {
-		return err
-	}
-	if err := part(); err != nil {
-		pprof.StopCPUProfile()
-		return err
-	}
-	t.done()
-	if t.end == nil {
-		return errors.New("no sample at the end")
-	}
-	jobs, took := float64(t.jobs), t.end.at.Sub(t.begin.at)
-	t.result = Result{
-		Jobs: t.jobs, Seconds: took.Seconds(), JobsPerS: jobs / took.Seconds(),
-		WALPerJob:       float64(t.end.wal-t.begin.wal) / jobs,
-		ClientCPUPerJob: float64((t.end.client - t.begin.client).Microseconds()) / jobs,
-		ServerCPUPerJob: float64((t.end.server - t.begin.server).Microseconds()) / jobs,
-	}
-	if t.statements {
-		return printStatements(ctx, t.db, t.name, t.jobs)
-	}
-	return nil
-}
+// stalled is how long no job may succeed before a run is given up.
+const stalled = 2 * time.Minute
 
-// done ends the measured part, once.
-func (t *trial) done() {
-	if t.begin.at.IsZero() || t.end != nil {
-		return
-	}
-	pprof.StopCPUProfile()
-	if s, err := t.sample(); err == nil {
-		t.end = &s
+// settle waits until every job has run and is in its last state. The database is
+// asked only when all handlers have been called.
+func (t *trial) settle(ctx context.Context) error {
+	last, since := int64(-1), time.Now()
+	for {
+		if done := t.ledger.done.Load(); done != last {
+			last, since = done, time.Now()
+		}
+		if t.ledger.ahead() <= 0 {
+			settled, err := t.contestant.Settled(ctx)
+			if err != nil {
+				return fmt.Errorf("settled: %w", err)
+			}
+			if settled {
+				return nil
+			}
+		}
+		if time.Since(since) > stalled+t.setup.Hold {
+			return fmt.Errorf("no job has succeeded for %v, %d of %d are open or unsettled", stalled, t.ledger.ahead(), t.ledger.committed.Load())
+		}
+		if err := wait(ctx, 2*time.Millisecond); err != nil {
+			return fmt.Errorf("after %d of %d jobs: %w", last, t.ledger.committed.Load(), err)
+		}
 	}
 }
 
-func (t *trial) sample() (s sample, err error) {
-	s.at = time.Now()
-	s.client = clientCPU()
-	if t.pg != nil {
-		if s.server, err = t.pg.cpu(); err != nil {
-			return s, err
+func (t *trial) addProcess(pid int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.pids = append(t.pids, pid)
+}
+
+// processesCPU is the CPU time of the worker processes.
+func (t *trial) processesCPU() (total time.Duration) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, pid := range t.pids {
+		if p, err := readProcess(pid); err == nil {
+			total += ticks(p.own)
 		}
 	}
-	err = t.db.QueryRow(context.Background(), "SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::bigint").Scan(&s.wal)
-	return s, err
+	return total
+}
+
+func (t *trial) addCounters(counters map[string]float64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for name, n := range counters {
+		t.counters[name] += n
+	}
 }
