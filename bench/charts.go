@@ -102,7 +102,10 @@ func (c *barChart) add(all groups, scenario, label string, of func(Result) float
 	}
 }
 
-const chartHeight = 9 * vg.Centimeter
+const (
+	chartHeight = 9 * vg.Centimeter
+	legendRoom  = 1.3 // how much higher than its highest bar or line a chart is
+)
 
 // save draws the chart, unless it would be empty.
 func (c *barChart) save(path string, contestants []string) error {
@@ -110,7 +113,7 @@ func (c *barChart) save(path string, contestants []string) error {
 		return nil
 	}
 	p := newPlot(c.title, c.unit)
-	width := vg.Points(16)
+	width, highest := vg.Points(16), 0.0
 	for i, name := range contestants {
 		var values plotter.Values
 		var spread spreadPoints
@@ -118,7 +121,10 @@ func (c *barChart) save(path string, contestants []string) error {
 		for x, bars := range c.bars {
 			b := bars[name]
 			values = append(values, b.median)
-			spread.add(float64(x), b)
+			if b.high > b.low {
+				spread.add(float64(x), b)
+			}
+			highest = max(highest, b.high)
 		}
 		if slices.Max(values) == 0 {
 			continue
@@ -128,14 +134,19 @@ func (c *barChart) save(path string, contestants []string) error {
 			return fmt.Errorf("%s: %w", path, err)
 		}
 		drawn.Color, drawn.LineStyle.Width, drawn.Offset = contestantColor(name), 0, offset
-		errors, err := plotter.NewYErrorBars(spread)
-		if err != nil {
-			return fmt.Errorf("%s: %w", path, err)
+		p.Add(drawn)
+		if len(spread.XYs) > 0 {
+			whiskers, err := plotter.NewYErrorBars(spread)
+			if err != nil {
+				return fmt.Errorf("%s: %w", path, err)
+			}
+			p.Add(&shifted{whiskers, offset})
 		}
-		p.Add(drawn, &shifted{errors, offset})
 		p.Legend.Add(name, drawn)
 	}
 	p.NominalX(c.labels...)
+	p.X.Min, p.X.Max = -0.6, float64(len(c.labels))-0.4 // room for the outer bars
+	p.Y.Max = highest * legendRoom
 	groupWidth := vg.Length(len(contestants)+1) * width
 	return p.Save(max(14*vg.Centimeter, groupWidth*vg.Length(len(c.labels))+4*vg.Centimeter), chartHeight, path)
 }
@@ -145,7 +156,7 @@ func (c *barChart) save(path string, contestants []string) error {
 func drawWindows(path string, all groups, scenario string) error {
 	p := newPlot("Over time: "+scenario, "jobs/s")
 	p.X.Label.Text = "seconds"
-	empty := true
+	highest := 0.0
 	for _, contestant := range all.contestants() {
 		g := all.find(scenario, contestant)
 		if g == nil || len(g.runs) == 0 {
@@ -163,11 +174,12 @@ func drawWindows(path string, all groups, scenario string) error {
 		line.Color, line.Width = contestantColor(contestant), vg.Points(1.5)
 		p.Add(line)
 		p.Legend.Add(contestant, line)
-		empty = false
+		highest = max(highest, slices.Max(run.Windows))
 	}
-	if empty {
+	if highest == 0 {
 		return nil
 	}
+	p.X.Min, p.Y.Max = 0, highest*legendRoom
 	return p.Save(16*vg.Centimeter, chartHeight, path)
 }
 

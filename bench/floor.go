@@ -51,6 +51,11 @@ func (f *floor) Migrate(ctx context.Context) error {
 	if err := migrateSimplequeue(ctx, f.pool); err != nil {
 		return err
 	}
+	return f.findLanes(ctx)
+}
+
+// findLanes finds the tables that hold the rows of job_queue.
+func (f *floor) findLanes(ctx context.Context) error {
 	return f.pool.QueryRow(ctx, `
 SELECT coalesce(array_agg(p.relid::regclass::text ORDER BY p.relid), '{simplequeue.job_queue}')
 FROM pg_partition_tree('simplequeue.job_queue') AS p -- no rows for a table without partitions

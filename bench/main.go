@@ -42,7 +42,7 @@ func run(ctx context.Context) error {
 	case setup != "":
 		return workProcess(ctx, setup)
 	case c.check != "":
-		return checkFile(c.check, c.contestants, c.scenarios)
+		return checkFile(os.Stdout, c.check, c.contestants, c.scenarios)
 	case c.from != "":
 		results, err := readResults(c.from)
 		if err != nil {
@@ -73,7 +73,7 @@ func benchmark(ctx context.Context, c config) (err error) {
 	if err := r.chooseRate(ctx); err != nil {
 		return err
 	}
-	log, err := newResultLog(c.json)
+	log, err := newResultLog(c.json, os.Stdout)
 	if err != nil {
 		return err
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"slices"
 	"strings"
@@ -42,16 +43,17 @@ type Result struct {
 
 // resultLog keeps the results.
 type resultLog struct {
-	file    *os.File // nil for none
+	echo    io.Writer // gets each line, too
+	file    *os.File  // nil for none
 	results []Result
 }
 
-func newResultLog(path string) (*resultLog, error) {
+func newResultLog(path string, echo io.Writer) (*resultLog, error) {
 	if path == "" {
-		return &resultLog{}, nil
+		return &resultLog{echo: echo}, nil
 	}
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
-	return &resultLog{file: f}, err
+	return &resultLog{echo: echo, file: f}, err
 }
 
 // add writes a result as a line of JSON.
@@ -62,7 +64,7 @@ func (l *resultLog) add(result Result) error {
 		return err
 	}
 	line = append(line, '\n')
-	if _, err := os.Stdout.Write(line); err != nil || l.file == nil {
+	if _, err := l.echo.Write(line); err != nil || l.file == nil {
 		return err
 	}
 	_, err = l.file.Write(line)
@@ -152,7 +154,7 @@ func (r Result) check() error {
 
 // checkFile checks the form of a file of results, and that there is one of every
 // contestant in every scenario.
-func checkFile(path string, contestants, scenarios []string) error {
+func checkFile(to io.Writer, path string, contestants, scenarios []string) error {
 	results, err := readResults(path)
 	if err != nil {
 		return err
@@ -168,6 +170,6 @@ func checkFile(path string, contestants, scenarios []string) error {
 	if len(missing) > 0 {
 		return fmt.Errorf("%s lacks %s", path, strings.Join(missing, ", "))
 	}
-	fmt.Printf("%s: %d results, all well-formed\n", path, len(results))
-	return nil
+	_, err = fmt.Fprintf(to, "%s: %d results, all well-formed\n", path, len(results))
+	return err
 }

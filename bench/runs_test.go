@@ -1,0 +1,51 @@
+package main
+
+import (
+	"sync/atomic"
+	"testing"
+
+	"github.com/simplequeue/simplequeue/internal/pgtest"
+)
+
+// runners keeps the databases of runners apart.
+var runners atomic.Int32
+
+// tinyRunner makes runs that show that something works, not how fast.
+func tinyRunner(t *testing.T) *runner {
+	t.Helper()
+	url := pgtest.EmptyDatabase(t)
+	return &runner{
+		config: config{
+			jobs: 300, call: 100, batch: 50, ahead: 300, seconds: 0.5, rate: 500, queues: 20,
+			pinnedSeconds: 0.5, recoverSeconds: 0.1, longJobs: 20, longSeconds: 1,
+		},
+		admin: pgtest.Pool(t, url, 1), url: url, runs: 100 * int(runners.Add(1)),
+	}
+}
+
+// TestRunsAreWellFormed makes a run of each kind, worker processes among them,
+// which must verify and give a well-formed result.
+func TestRunsAreWellFormed(t *testing.T) {
+	t.Parallel()
+	for _, scenario := range []string{"drain", "insert1-8", "processes-2", "pinned", "late"} {
+		for contestant := range contestants {
+			t.Run(scenario+"/"+contestant, func(t *testing.T) {
+				t.Parallel()
+				s, _ := findScenario(scenario)
+				result, err := tinyRunner(t).run(t.Context(), contestant, s)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := result.check(); err != nil {
+					t.Error(err)
+				}
+				if (contestant == "floor" && len(s.needs) > 0) != (result.NotApplicable != "") {
+					t.Errorf("not applicable: %q", result.NotApplicable)
+				}
+				if contestant == "simplequeue" && scenario == "processes-2" && result.Extra["claims_per_1000_jobs"] == 0 {
+					t.Error("the worker processes have counted no claims")
+				}
+			})
+		}
+	}
+}
