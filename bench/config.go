@@ -31,6 +31,7 @@ func parse() (config, error) {
 	c := config{server: map[string]string{
 		"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on",
 		"shared_buffers": "1GB", "wal_level": "replica", "max_wal_size": "8GB",
+		"max_connections": "200", // eight worker processes have engines with connections of their own
 	}}
 	flag.Func("contestants", "who runs (default all)", names(&c.contestants, slices.Sorted(maps.Keys(contestants))))
 	flag.Func("scenarios", "what they do (default all)", names(&c.scenarios, scenarioNames()))

@@ -78,26 +78,38 @@ func benchmark(ctx context.Context, c config) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, log.close()) }()
-	for _, name := range c.scenarios {
+	broken := r.runAll(ctx, log)
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return errors.Join(broken, present(c, log.results))
+}
+
+// runAll makes the runs. One that fails does not keep the others from going on;
+// the error tells of all that have failed.
+func (r *runner) runAll(ctx context.Context, log *resultLog) (broken error) {
+	for _, name := range r.scenarios {
 		s, _ := findScenario(name)
-		for i := range c.repeats {
-			for j := range c.contestants {
-				contestant := c.contestants[(i+j)%len(c.contestants)] // nobody always comes first
+		for i := range r.repeats {
+			for j := range r.contestants {
+				contestant := r.contestants[(i+j)%len(r.contestants)] // nobody always comes first
 				result, err := r.run(ctx, contestant, s)
+				if err == nil && (result.NotApplicable == "" || i == 0) { // which is said once
+					err = log.add(result)
+				}
+				if ctx.Err() != nil {
+					return broken
+				}
 				if err != nil {
-					return fmt.Errorf("%s, %s: %w", contestant, name, err)
-				}
-				if result.NotApplicable != "" && i > 0 {
-					continue // said once
-				}
-				if err := log.add(result); err != nil {
-					return err
+					err = fmt.Errorf("%s, %s: %w", contestant, name, err)
+					fmt.Fprintln(os.Stderr, "bench:", err)
+					broken = errors.Join(broken, err)
 				}
 				runtime.GC()
 			}
 		}
 	}
-	return present(c, log.results)
+	return broken
 }
 
 // chooseRate decides how many jobs a second the paced scenarios insert: half of

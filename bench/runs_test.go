@@ -1,6 +1,8 @@
 package main
 
 import (
+	"io"
+	"strings"
 	"sync/atomic"
 	"testing"
 
@@ -47,5 +49,22 @@ func TestRunsAreWellFormed(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// TestBrokenRunDoesNotStopOthers: more long jobs than there are permits cannot
+// all run at once, which breaks that run.
+func TestBrokenRunDoesNotStopOthers(t *testing.T) {
+	t.Parallel()
+	r := tinyRunner(t)
+	r.contestants, r.scenarios, r.repeats = []string{"simplequeue"}, []string{"long", "drain"}, 1
+	r.longJobs, r.longSeconds = 2**simplequeuePermits, 0.2
+	log := &resultLog{echo: io.Discard}
+	err := r.runAll(t.Context(), log)
+	if err == nil || !strings.Contains(err.Error(), "simplequeue, long: ") || !strings.Contains(err.Error(), "run at once") {
+		t.Errorf("the broken run: %v", err)
+	}
+	if len(log.results) != 1 || log.results[0].Scenario != "drain" {
+		t.Errorf("the other: %v", log.results)
 	}
 }

@@ -106,8 +106,10 @@ func steadyPriorities(ctx context.Context, t *trial) error {
 	return steady(ctx, t)
 }
 
+// processCount divides connections as it does permits, but leaves each process
+// enough to work with.
 func processCount(n int) func(*config, *Setup) {
-	return func(_ *config, s *Setup) { s.Processes = n }
+	return func(_ *config, s *Setup) { s.Processes, s.Conns = n, max(4, s.Conns/n) }
 }
 
 func holding(c *config, s *Setup) { s.Hold = seconds(c.longSeconds) }
@@ -128,7 +130,11 @@ func long(ctx context.Context, t *trial) error {
 				return fmt.Errorf("of %d jobs only %d run at once", t.longJobs, t.ledger.attempts.Load())
 			}
 		}
-		// What is measured begins when all run and ends before the first is done.
+		// What is measured begins when all run and have renewed their leases for
+		// the first time, and ends before the first is done.
+		if err := wait(ctx, min(10*time.Second, t.setup.Hold/4)); err != nil {
+			return err
+		}
 		left := time.Until(first.Add(t.setup.Hold)) * 9 / 10
 		t.measured.jobs = int64(t.longJobs)
 		if err := t.begin(ctx, t.ledger.done.Load, left); err != nil {
