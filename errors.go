@@ -32,7 +32,8 @@ var (
 	// be rolled back first, for other jobs of the list may be in it.
 	ErrUniqueContention = errors.New("unique key is contended, try again")
 	// ErrInsertUnknown is returned when the connection broke while an insert
-	// was being committed: the jobs may or may not be there. The error is an
+	// was being committed, or the caller's context or the library's patience
+	// ended: the jobs may or may not be there, or come yet. The error is an
 	// [*InsertUnknownError], which carries their ids; an insert repeated with
 	// these ids inserts none of them twice.
 	ErrInsertUnknown = errors.New("simplequeue: outcome of insert unknown")

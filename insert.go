@@ -15,23 +15,36 @@ import (
 // Insert stores a job. When it returns without error the job is committed, or,
 // with Duplicate set, another live job holds its unique key.
 //
+// Concurrent inserts of jobs that run now, with neither unique key nor ID, share
+// transactions, two of which are under way at a time. None of them waits for
+// another to come, and what is wrong with one job fails no other. Their
+// statements run under a context of the library's: values of ctx do not reach
+// the pool's hooks and tracers. When ctx ends Insert returns at once.
+//
 // Errors: [*InvalidJobError] for a job that cannot be stored, [ErrInsertUnknown]
-// when the connection broke during the commit, [ErrUniqueContention]; anything
-// else is the database's.
+// when the connection broke during the commit, ctx ended when the job was under
+// way, or the database did not answer a shared transaction within 30 seconds;
+// [ErrUniqueContention]; anything else is the database's or ctx's, and nothing
+// was inserted.
 func (q *SimpleQueue) Insert(ctx context.Context, job NewJob) (Inserted, error) {
 	return first(q.InsertMany(ctx, []NewJob{job}))
 }
 
 // InsertMany stores jobs in one transaction: all of them, but for duplicates, or
-// none. The results are in the order of jobs. An empty list does nothing.
+// none. The results are in the order of jobs. An empty list does nothing. Fewer
+// than 200 jobs may share their transaction with others, as with Insert.
 func (q *SimpleQueue) InsertMany(ctx context.Context, jobs []NewJob) ([]Inserted, error) {
 	b, err := q.prepare(ctx, jobs)
 	if err != nil || len(jobs) == 0 {
 		return nil, err
 	}
-	if b.plain && len(jobs) >= insertCopy {
-		err = q.insertCopied(ctx, b)
-	} else if b.plain {
+	if q.groups.suits(b) {
+		if err := q.groups.insert(ctx, b); err != nil {
+			return nil, err
+		}
+		return b.results, nil
+	}
+	if b.plain {
 		err = q.insertPlain(ctx, b)
 	} else {
 		err = q.insertKeyed(ctx, b)
@@ -82,18 +95,43 @@ const insertChunk = 5000
 // more, is worth it.
 const insertCopy = 200
 
-// insertCopied inserts plain jobs by COPY.
-func (q *SimpleQueue) insertCopied(ctx context.Context, b *batch) error {
-	return q.onConn(ctx, func(conn *pgx.Conn) error {
-		if err := q.copyJobs(ctx, conn, b); err != nil {
-			return err
-		}
-		tag, err := conn.Exec(ctx, "COMMIT")
-		if err == nil && tag.String() != "COMMIT" {
-			return errors.New("transaction was rolled back")
-		}
-		return b.doubt(err)
-	})
+// insertPlain inserts plain jobs in a transaction of their own.
+func (q *SimpleQueue) insertPlain(ctx context.Context, b *batch) error {
+	conn, err := q.pool.Acquire(ctx)
+	if err != nil {
+		return noConnection(err)
+	}
+	defer conn.Release()
+	if err := q.putPlain(ctx, conn.Conn(), b); err != nil {
+		return fmt.Errorf("simplequeue: insert: %w", err)
+	}
+	return nil
+}
+
+// putPlain runs a transaction that it writes out by itself, and leaves the
+// connection usable when that fails.
+func (q *SimpleQueue) putPlain(ctx context.Context, conn *pgx.Conn, b *batch) (err error) {
+	if len(b.jobs) >= insertCopy {
+		err = q.putCopied(ctx, conn, b)
+	} else {
+		err = q.putAtOnce(ctx, conn, b)
+	}
+	if err != nil && !conn.IsClosed() && conn.PgConn().TxStatus() != 'I' {
+		_, _ = conn.Exec(ctx, "ROLLBACK")
+	}
+	return err
+}
+
+// putCopied inserts plain jobs by COPY.
+func (q *SimpleQueue) putCopied(ctx context.Context, conn *pgx.Conn, b *batch) error {
+	if err := q.copyJobs(ctx, conn, b); err != nil {
+		return err
+	}
+	tag, err := conn.Exec(ctx, "COMMIT")
+	if err == nil && tag.String() != "COMMIT" {
+		return errors.New("transaction was rolled back")
+	}
+	return b.doubt(err)
 }
 
 // copyJobs begins a transaction and puts the jobs into it.
@@ -114,35 +152,16 @@ func (q *SimpleQueue) copyJobs(ctx context.Context, conn *pgx.Conn, b *batch) er
 	return err
 }
 
-// insertPlain sends the whole transaction at once.
-func (q *SimpleQueue) insertPlain(ctx context.Context, b *batch) error {
-	return q.onConn(ctx, func(conn *pgx.Conn) error {
-		var pipe pgx.Batch
-		pipe.Queue("BEGIN ISOLATION LEVEL READ COMMITTED")
-		for _, columns := range b.chunks() {
-			text, args := q.db.InsertPlain(columns, "", "")
-			pipe.Queue(text, args...)
-		}
-		pipe.Queue("COMMIT")
-		return b.doubt(conn.SendBatch(ctx, &pipe).Close())
-	})
-}
-
-// onConn runs a transaction that insert writes out by itself on a connection of
-// the pool, and leaves the connection usable when that fails.
-func (q *SimpleQueue) onConn(ctx context.Context, insert func(conn *pgx.Conn) error) error {
-	conn, err := q.pool.Acquire(ctx)
-	if err != nil {
-		return fmt.Errorf("simplequeue: no connection to insert on: %w", err)
+// putAtOnce sends the whole transaction at once.
+func (q *SimpleQueue) putAtOnce(ctx context.Context, conn *pgx.Conn, b *batch) error {
+	var pipe pgx.Batch
+	pipe.Queue("BEGIN ISOLATION LEVEL READ COMMITTED")
+	for _, columns := range b.chunks() {
+		text, args := q.db.InsertPlain(columns, "", "")
+		pipe.Queue(text, args...)
 	}
-	defer conn.Release()
-	if err := insert(conn.Conn()); err != nil {
-		if !conn.Conn().IsClosed() && conn.Conn().PgConn().TxStatus() != 'I' {
-			_, _ = conn.Exec(ctx, "ROLLBACK")
-		}
-		return fmt.Errorf("simplequeue: insert: %w", err)
-	}
-	return nil
+	pipe.Queue("COMMIT")
+	return b.doubt(conn.SendBatch(ctx, &pipe).Close())
 }
 
 func (q *SimpleQueue) insertWithin(ctx context.Context, tx store.Querier, jobs []NewJob) ([]Inserted, error) {
@@ -188,6 +207,10 @@ func (b *batch) doubt(err error) error {
 	if err == nil || store.Answered(err) || store.NotSent(err) {
 		return err
 	}
+	return b.unknown(err)
+}
+
+func (b *batch) unknown(err error) error {
 	ids := make([]uuid.UUID, len(b.jobs))
 	for i := range b.jobs {
 		ids[i] = b.jobs[i].id

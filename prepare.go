@@ -87,6 +87,9 @@ func (q *SimpleQueue) prepare(ctx context.Context, jobs []NewJob) (*batch, error
 		}
 		b.plain = b.plain && !later && !r.chosen && j.UniqueKey == ""
 	}
+	if err := q.groups.await(ctx, chosen); err != nil {
+		return nil, err
+	}
 	return b, nil
 }
 

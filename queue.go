@@ -22,6 +22,7 @@ type SimpleQueue struct {
 	log    *slog.Logger
 	stats  counters
 	wakes  *wakeups
+	groups *grouper
 
 	ran    atomic.Bool
 	engine atomic.Pointer[engine] // while Run is going
@@ -44,6 +45,7 @@ func New(pool *pgxpool.Pool, opts Options) (*SimpleQueue, error) {
 	}
 	q.db = &store.DB{Schema: store.NewSchema(opts.Schema), Pool: pool}
 	q.wakes = &wakeups{queue: q, channel: channelName(opts.Schema)}
+	q.groups = newGrouper(q)
 	return q, nil
 }
 
