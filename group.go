@@ -18,7 +18,8 @@ import (
 
 // grouper inserts the plain jobs of concurrent calls together: whatever has
 // gathered while the transactions before were under way goes into the next one.
-// Nothing waits for company, and nothing runs while no call waits.
+// Nothing waits for company, and nothing runs while no call waits. A call that
+// finds nobody else at work is its own flusher.
 //
 // A call is pending until a flusher that holds a connection takes it into a
 // group. Until then it can leave, and nothing has been inserted.
@@ -30,7 +31,7 @@ type grouper struct {
 	pending  []*groupCall    // in the order of arrival
 	wanted   context.Context // ends when nothing is pending any more
 	unwanted context.CancelFunc
-	flushers int
+	flushers int                   // goroutines, or a call that is alone
 	left     map[uuid.UUID]*flight // jobs under way whose callers have left
 }
 
@@ -80,6 +81,10 @@ func (g *grouper) insert(ctx context.Context, b *batch) error {
 	if ctx.Err() != nil {
 		return noConnection(ended(ctx))
 	}
+	if g.first() {
+		defer g.handOver()
+		return g.alone(ctx, b)
+	}
 	c := newGroupCall(b)
 	g.join(c)
 	select {
@@ -88,6 +93,50 @@ func (g *grouper) insert(ctx context.Context, b *batch) error {
 	case <-ctx.Done():
 		return g.leave(ctx, c)
 	}
+}
+
+// first reports whether a call is alone, and makes it a flusher then.
+func (g *grouper) first() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.flushers > 0 {
+		return false
+	}
+	g.flushers++
+	return true
+}
+
+// alone inserts a batch in the caller's goroutine: to hand it to another and
+// back would cost a lone caller a good part of a fast round trip.
+func (g *grouper) alone(ctx context.Context, b *batch) error {
+	conn, err := g.queue.pool.Acquire(ctx)
+	if ctx.Err() != nil && err != nil {
+		return noConnection(ended(ctx))
+	}
+	if err != nil {
+		return noConnection(err)
+	}
+	defer conn.Release()
+	ctx, stop := g.limited(ctx)
+	defer stop()
+	c := &groupCall{batch: b, done: make(chan error, 1)}
+	g.put(ctx, conn.Conn(), []*groupCall{c})
+	return <-c.done
+}
+
+// handOver leaves what has gathered beside a call that was alone to a goroutine.
+func (g *grouper) handOver() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if len(g.pending) == 0 {
+		g.flushers--
+		return
+	}
+	go g.flusher()
+}
+
+func (g *grouper) limited(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, g.limit, fmt.Errorf("no answer within %v", g.limit))
 }
 
 // newGroupCall copies what the caller could change when it has left.
@@ -230,7 +279,7 @@ func (g *grouper) keep(calls []*groupCall) {
 }
 
 func (g *grouper) flush(conn *pgx.Conn) {
-	ctx, stop := context.WithTimeoutCause(context.Background(), g.limit, fmt.Errorf("no answer within %v", g.limit))
+	ctx, stop := g.limited(context.Background())
 	defer stop()
 	// Callers that the group before has just answered come back first. Where
 	// there are none this costs nothing.

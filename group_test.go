@@ -45,9 +45,10 @@ func insertAside(ctx context.Context, q *simplequeue.SimpleQueue, jobs ...simple
 	return c
 }
 
-// holdAll takes every connection of a pool, so that inserts gather, and returns
-// what gives one back. Whatever is left is given back when the test ends.
-func holdAll(t testing.TB, pool *pgxpool.Pool) (release func()) {
+// holdAll takes every connection of a pool, so that inserts gather behind one
+// that finds none, and returns what gives one back. Whatever is left is given
+// back when the test ends.
+func holdAll(t testing.TB, q *simplequeue.SimpleQueue, pool *pgxpool.Pool) (release func()) {
 	t.Helper()
 	var held []*pgxpool.Conn
 	for range pool.Config().MaxConns {
@@ -57,7 +58,15 @@ func holdAll(t testing.TB, pool *pgxpool.Pool) (release func()) {
 		}
 		held = append(held, conn)
 	}
+	ctx, cancel := context.WithCancelCause(context.Background())
+	cause := errors.New("enough have gathered")
+	alone := insertAside(ctx, q, simplequeue.NewJob{Queue: "alone"})
+	awaitFlushers(t, q, 1)
 	release = func() {
+		cancel(cause)
+		if err := alone.wait(t); !errors.Is(err, context.Canceled) || !errors.Is(err, cause) || errors.Is(err, simplequeue.ErrInsertUnknown) {
+			t.Errorf("error %v, want the context's and its cause", err)
+		}
 		held[0].Release()
 		held = held[1:]
 	}
@@ -74,9 +83,9 @@ func awaitPending(t testing.TB, q *simplequeue.SimpleQueue, n int) {
 	eventually(t, fmt.Sprint(n, " inserts are pending"), func() bool { calls, _ := q.PendingInserts(); return calls == n })
 }
 
-func awaitNoFlusher(t testing.TB, q *simplequeue.SimpleQueue) {
+func awaitFlushers(t testing.TB, q *simplequeue.SimpleQueue, n int) {
 	t.Helper()
-	eventually(t, "no goroutine is left to insert", func() bool { _, flushers := q.PendingInserts(); return flushers == 0 })
+	eventually(t, fmt.Sprint(n, " are there to insert"), func() bool { _, flushers := q.PendingInserts(); return flushers == n })
 }
 
 // twoPools are pools on one database: the first, of a size, is the queue's.
@@ -92,7 +101,7 @@ func TestConcurrentInsertsShareATransaction(t *testing.T) {
 	t.Parallel()
 	pool, direct := twoPools(t, 1)
 	q := newQueue(t, pool, simplequeue.Options{})
-	release := holdAll(t, pool)
+	release := holdAll(t, q, pool)
 	var calls []*insertCall
 	for i := range 64 {
 		calls = append(calls, insertAside(t.Context(), q, simplequeue.NewJob{Queue: fmt.Sprint("q", i%3), Payload: 2 * i}, simplequeue.NewJob{Queue: "other", Payload: 2*i + 1}))
@@ -116,7 +125,7 @@ func TestConcurrentInsertsShareATransaction(t *testing.T) {
 		SELECT payload::int AS n, row_number() OVER (ORDER BY seq) - 1 AS place FROM simplequeue.job_queue) AS j WHERE n = place`); n != 128 {
 		t.Errorf("%d of 128 jobs are in the order of the calls", n)
 	}
-	awaitNoFlusher(t, q)
+	awaitFlushers(t, q, 0)
 }
 
 // What the server refuses for one job it refuses for nobody else; the jobs of
@@ -129,7 +138,7 @@ func TestRefusedJobOfAGroupFailsAlone(t *testing.T) {
 			pool, direct := twoPools(t, 1)
 			execute(t, direct, "ALTER TABLE simplequeue.job_queue ADD CONSTRAINT not_bad CHECK (kind <> 'bad')")
 			q := newQueue(t, pool, simplequeue.Options{})
-			release := holdAll(t, pool)
+			release := holdAll(t, q, pool)
 			calls := make([]*insertCall, n)
 			for i := range calls {
 				jobs := []simplequeue.NewJob{{Queue: "a"}}
@@ -162,7 +171,7 @@ func TestInsertLeftBeforeItWasTakenIsNotInserted(t *testing.T) {
 	t.Parallel()
 	pool, direct := twoPools(t, 2)
 	q := newQueue(t, pool, simplequeue.Options{})
-	release := holdAll(t, pool)
+	release := holdAll(t, q, pool)
 	cause := errors.New("no more patience")
 	ctx, cancel := context.WithCancelCause(t.Context())
 	leaving := []*insertCall{insertAside(ctx, q, simplequeue.NewJob{Queue: "left"}), insertAside(ctx, q, simplequeue.NewJob{Queue: "left"})}
@@ -188,9 +197,9 @@ func TestInsertLeftBeforeItWasTakenIsNotInserted(t *testing.T) {
 		t.Errorf("%d jobs of callers that left are inserted", n)
 	}
 
-	awaitNoFlusher(t, q)
+	awaitFlushers(t, q, 0)
 	release() // both connections are free; take them again
-	holdAll(t, pool)
+	holdAll(t, q, pool)
 	ctx, stop := context.WithCancel(t.Context())
 	last := insertAside(ctx, q, simplequeue.NewJob{Queue: "left"})
 	awaitPending(t, q, 1)
@@ -198,7 +207,7 @@ func TestInsertLeftBeforeItWasTakenIsNotInserted(t *testing.T) {
 	if err := last.wait(t); !errors.Is(err, context.Canceled) {
 		t.Errorf("error %v, want the context's", err)
 	}
-	awaitNoFlusher(t, q)
+	awaitFlushers(t, q, 1) // the one that was there before
 }
 
 // slowAndBad makes the server refuse jobs of kind bad, and hold up those of kind
@@ -228,7 +237,7 @@ func TestInsertLeftUnderWayIsInDoubt(t *testing.T) {
 	pool, direct := twoPools(t, 2)
 	unblock := slowAndBad(t, direct)
 	q := newQueue(t, pool, simplequeue.Options{})
-	release := holdAll(t, pool)
+	release := holdAll(t, q, pool)
 	cause := errors.New("no more patience")
 	ctx, cancel := context.WithCancelCause(t.Context())
 	raw := []byte("as it was")
@@ -278,16 +287,20 @@ func TestGroupThatHangsIsGivenUp(t *testing.T) {
 	t.Parallel()
 	pool, direct := twoPools(t, 2)
 	q := newQueue(t, pool, simplequeue.Options{PollOnly: true})
+	release := holdAll(t, q, pool)
 	unlock := lock(t, direct, "simplequeue.job_queue IN EXCLUSIVE MODE")
 	ctx, cancel := context.WithCancel(t.Context())
 	left := insertAside(ctx, q, simplequeue.NewJob{Queue: "a"})
+	awaitPending(t, q, 1)
+	release()
+	release()
 	eventually(t, "the insert is under way", func() bool { return waiting(t, direct, "INSERT INTO") == 1 })
 	cancel()
 	if err := left.wait(t); !errors.Is(err, simplequeue.ErrInsertUnknown) {
 		t.Errorf("error %v, want ErrInsertUnknown", err)
 	}
 	began := time.Now()
-	awaitNoFlusher(t, q)
+	awaitFlushers(t, q, 0)
 	if took := time.Since(began); took > 10*time.Second {
 		t.Errorf("stopped after %v, want at once", took)
 	}
@@ -298,7 +311,7 @@ func TestGroupThatHangsIsGivenUp(t *testing.T) {
 	if err := hangs.wait(t); !errors.Is(err, simplequeue.ErrInsertUnknown) || !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("error %v, want a doubt for want of time", err)
 	}
-	awaitNoFlusher(t, q)
+	awaitFlushers(t, q, 0)
 	unlock()
 	insert(t, q, simplequeue.NewJob{Queue: "a"})
 }
@@ -310,7 +323,7 @@ func TestPartOfAGroupThatWasNotSentIsNotInDoubt(t *testing.T) {
 	slowAndBad(t, direct)
 	q := newQueue(t, pool, simplequeue.Options{PollOnly: true})
 	q.LimitGroups(500 * time.Millisecond)
-	release := holdAll(t, pool)
+	release := holdAll(t, q, pool)
 	var calls []*insertCall
 	for i, kind := range []string{"bad", "slow", "", ""} {
 		calls = append(calls, insertAside(t.Context(), q, simplequeue.NewJob{Queue: "a", Kind: kind}))
@@ -333,7 +346,7 @@ func TestLostAnswerToAGroupIsEachCallersDoubt(t *testing.T) {
 	proxy := pgtest.NewProxy(t, url)
 	pool := sentAtOnce(t, proxy.URL())
 	q := newQueue(t, pool, simplequeue.Options{PollOnly: true})
-	release := holdAll(t, pool)
+	release := holdAll(t, q, pool)
 	var calls []*insertCall
 	for i := range 9 {
 		calls = append(calls, insertAside(t.Context(), q, repeat(1+i%2, simplequeue.NewJob{Queue: "lost", Kind: fmt.Sprint(i)})...))
@@ -394,7 +407,7 @@ func TestGroupWithoutAConnectionIsNotInDoubt(t *testing.T) {
 			t.Errorf("error %v, want one without doubt", err)
 		}
 	}
-	awaitNoFlusher(t, q)
+	awaitFlushers(t, q, 0)
 	proxy.Heal()
 	insert(t, q, simplequeue.NewJob{Queue: "a"})
 }
@@ -436,7 +449,7 @@ func TestGroupMakesDoWithTheConnectionsThereAre(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	awaitNoFlusher(t, q)
+	awaitFlushers(t, q, 0)
 }
 
 // An insert that waits for a unique key holds up no plain one, with two
@@ -503,7 +516,7 @@ func TestCallersThatLeaveAtAnyMomentAreToldTheTruth(t *testing.T) {
 	}
 	wg.Wait()
 	for _, q := range queues {
-		awaitNoFlusher(t, q)
+		awaitFlushers(t, q, 0)
 	}
 	sure, open, not := 0, 0, 0
 	for kind, o := range outcomes {

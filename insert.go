@@ -17,13 +17,13 @@ import (
 //
 // Concurrent inserts of jobs that run now, with neither unique key nor ID, share
 // transactions, two of which are under way at a time. None of them waits for
-// another to come, and what is wrong with one job fails no other. Their
-// statements run under a context of the library's: values of ctx do not reach
+// another to come, and what is wrong with one job fails no other. A shared
+// statement runs under a context of the library's: values of ctx do not reach
 // the pool's hooks and tracers. When ctx ends Insert returns at once.
 //
 // Errors: [*InvalidJobError] for a job that cannot be stored, [ErrInsertUnknown]
 // when the connection broke during the commit, ctx ended when the job was under
-// way, or the database did not answer a shared transaction within 30 seconds;
+// way, or the database did not answer such a transaction within 30 seconds;
 // [ErrUniqueContention]; anything else is the database's or ctx's, and nothing
 // was inserted.
 func (q *SimpleQueue) Insert(ctx context.Context, job NewJob) (Inserted, error) {
