@@ -22,7 +22,7 @@ BEGIN
 END
 $prepare$;
 INSERT INTO "simplequeue".schema_migration (version, name, checksum)
-VALUES (1, 'initial', 'a4ced907fe89c4bd5951290bb614c98808146a4164d5135be4917e84168971f4');
+VALUES (1, 'initial', '2f11057529aac58c6a92080d1e5dad214fc4304023c114dbfc86494e2991e8a1');
 
 -- A table per state; jobs move from table to table and their rows are never
 -- updated in place. The columns that travel with a job are the same, by name,
@@ -60,17 +60,16 @@ CREATE TABLE "simplequeue".job_queue (
     errors          jsonb,
     props           jsonb
 ) PARTITION BY LIST ((CASE WHEN lane < 0 THEN 4 ELSE ((seq >> 18) & 3)::integer END));
-CREATE INDEX job_queue_id ON "simplequeue".job_queue (id);
 CREATE INDEX job_queue_lane ON "simplequeue".job_queue (queue, lane, seq);
-CREATE TABLE "simplequeue".job_queue_0 PARTITION OF "simplequeue".job_queue FOR VALUES IN (0)
+CREATE TABLE "simplequeue".job_queue_0 PARTITION OF "simplequeue".job_queue (PRIMARY KEY (id)) FOR VALUES IN (0)
     WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_cost_delay = 0);
-CREATE TABLE "simplequeue".job_queue_1 PARTITION OF "simplequeue".job_queue FOR VALUES IN (1)
+CREATE TABLE "simplequeue".job_queue_1 PARTITION OF "simplequeue".job_queue (PRIMARY KEY (id)) FOR VALUES IN (1)
     WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_cost_delay = 0);
-CREATE TABLE "simplequeue".job_queue_2 PARTITION OF "simplequeue".job_queue FOR VALUES IN (2)
+CREATE TABLE "simplequeue".job_queue_2 PARTITION OF "simplequeue".job_queue (PRIMARY KEY (id)) FOR VALUES IN (2)
     WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_cost_delay = 0);
-CREATE TABLE "simplequeue".job_queue_3 PARTITION OF "simplequeue".job_queue FOR VALUES IN (3)
+CREATE TABLE "simplequeue".job_queue_3 PARTITION OF "simplequeue".job_queue (PRIMARY KEY (id)) FOR VALUES IN (3)
     WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_cost_delay = 0);
-CREATE TABLE "simplequeue".job_queue_front PARTITION OF "simplequeue".job_queue FOR VALUES IN (4)
+CREATE TABLE "simplequeue".job_queue_front PARTITION OF "simplequeue".job_queue (PRIMARY KEY (id)) FOR VALUES IN (4)
     WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_cost_delay = 0);
 
 -- Everything that cannot run yet. reason tells why: scheduled, retry,

@@ -18,9 +18,9 @@ func init() { contestants["floor"] = func(s Setup) Contestant { return &floor{se
 // lanes, leases, permits, goroutine per job or heartbeat. What simplequeue's
 // engine costs is the distance to it.
 type floor struct {
-	setup Setup
-	pool  *pgxpool.Pool
-	lanes []string // the tables that hold the rows of job_queue
+	setup  Setup
+	pool   *pgxpool.Pool
+	tables []string // hold the rows of job_queue
 }
 
 const (
@@ -51,15 +51,16 @@ func (f *floor) Migrate(ctx context.Context) error {
 	if err := migrateSimplequeue(ctx, f.pool); err != nil {
 		return err
 	}
-	return f.findLanes(ctx)
+	return f.findTables(ctx)
 }
 
-// findLanes finds the tables that hold the rows of job_queue.
-func (f *floor) findLanes(ctx context.Context) error {
+// findTables finds the tables that hold the rows of job_queue, but for the one of
+// jobs that were given back.
+func (f *floor) findTables(ctx context.Context) error {
 	return f.pool.QueryRow(ctx, `
-SELECT coalesce(array_agg(p.relid::regclass::text ORDER BY p.relid), '{simplequeue.job_queue}')
-FROM pg_partition_tree('simplequeue.job_queue') AS p -- no rows for a table without partitions
-WHERE p.isleaf`).Scan(&f.lanes)
+SELECT array_agg(p.relid::regclass::text ORDER BY p.relid)
+FROM pg_partition_tree('simplequeue.job_queue') AS p
+WHERE p.isleaf AND p.relid <> 'simplequeue.job_queue_front'::regclass`).Scan(&f.tables)
 }
 
 func (f *floor) Insert(ctx context.Context, jobs []Job) error {
@@ -118,8 +119,8 @@ func (f *floor) Run(ctx context.Context, work Work) error {
 	return g.Wait()
 }
 
-// floorClaim claims from one table with rows, whether that is job_queue or a
-// partition of it: a ctid names a row of one table only. The running rows go
+// floorClaim claims from one table of job_queue: a ctid names a row of one table
+// only. The running rows go
 // through the parent; tableoid says where they are.
 const floorClaim = `
 WITH claimed AS (
@@ -138,16 +139,16 @@ SELECT 0, now(), '00000000-0000-0000-0000-000000000000', 60000, c.id, c.seq, c.c
 FROM claimed AS c
 RETURNING claim_id, seq, payload, tableoid::regclass::text`
 
-// claim goes round the lanes' tables. It reads each from a little before where
+// claim goes round the tables. It reads each from a little before where
 // it was, and from its start when that has run short.
 func (f *floor) claim(ctx context.Context, claimed chan<- floorClaims, work Work) error {
 	const trail = 20 * floorBatch
-	statements, after := make([]string, len(f.lanes)), make([]int64, len(f.lanes))
-	for i, table := range f.lanes {
+	statements, after := make([]string, len(f.tables)), make([]int64, len(f.tables))
+	for i, table := range f.tables {
 		statements[i] = fmt.Sprintf(floorClaim, table)
 	}
 	empty := 0 // tables in a row, read from their starts
-	for i := 0; ; i = (i + 1) % len(f.lanes) {
+	for i := 0; ; i = (i + 1) % len(f.tables) {
 		rows, err := f.pool.Query(ctx, statements[i], benchQueue, after[i], floorBatch)
 		if err != nil {
 			return err
@@ -189,7 +190,7 @@ func (f *floor) claim(ctx context.Context, claimed chan<- floorClaims, work Work
 		default:
 			empty++
 		}
-		if empty >= len(f.lanes) {
+		if empty >= len(f.tables) {
 			empty = 0
 			if wait(ctx, 5*time.Millisecond) != nil {
 				return nil

@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -23,10 +24,10 @@ func init() {
 }
 
 type simpleQueue struct {
-	setup    Setup
-	pool     *pgxpool.Pool
-	inserter *simplequeue.SimpleQueue
-	worker   *simplequeue.SimpleQueue // nil before Run
+	setup Setup
+	pool  *pgxpool.Pool
+	queue *simplequeue.SimpleQueue // inserts, and works once it runs
+	work  atomic.Pointer[Work]     // set by Run
 }
 
 func (s *simpleQueue) permits() int { return s.setup.share(*simplequeuePermits) }
@@ -57,7 +58,12 @@ func (s *simpleQueue) Open(ctx context.Context) (err error) {
 	if s.pool, err = openPool(ctx, s.setup, nil); err != nil {
 		return err
 	}
-	s.inserter, err = simplequeue.New(s.pool, s.options())
+	handler := simplequeue.Typed(s.setup.Queues[0], func(ctx context.Context, job *simplequeue.Job, p Payload) error {
+		return (*s.work.Load())(ctx, p, job.Attempt)
+	})
+	o := s.options()
+	o.Handlers = []simplequeue.Handler{simplequeue.ServeQueues(handler, s.setup.Queues...)}
+	s.queue, err = simplequeue.New(s.pool, o)
 	return err
 }
 
@@ -86,17 +92,17 @@ func (s *simpleQueue) Insert(ctx context.Context, jobs []Job) error {
 	for i := range jobs {
 		list[i] = newSimplequeueJob(jobs[i])
 	}
-	_, err := s.inserter.InsertMany(ctx, list)
+	_, err := s.queue.InsertMany(ctx, list)
 	return err
 }
 
 func (s *simpleQueue) InsertOne(ctx context.Context, job Job) (bool, error) {
-	in, err := s.inserter.Insert(ctx, newSimplequeueJob(job))
+	in, err := s.queue.Insert(ctx, newSimplequeueJob(job))
 	return !in.Duplicate, err
 }
 
 func (s *simpleQueue) InsertTx(ctx context.Context, tx pgx.Tx, job Job) error {
-	_, err := s.inserter.InsertTx(ctx, tx, newSimplequeueJob(job))
+	_, err := s.queue.InsertTx(ctx, tx, newSimplequeueJob(job))
 	return err
 }
 
@@ -112,23 +118,13 @@ FROM generate_series(1, $1::bigint) AS n`, n, benchQueue, filler[:textBytes(n, s
 }
 
 // Run uses a Work per attempt; the handler decodes the payload.
-func (s *simpleQueue) Run(ctx context.Context, work Work) (err error) {
-	o := s.options()
-	handler := simplequeue.Typed(s.setup.Queues[0], func(ctx context.Context, job *simplequeue.Job, p Payload) error {
-		return work(ctx, p, job.Attempt)
-	})
-	o.Handlers = []simplequeue.Handler{simplequeue.ServeQueues(handler, s.setup.Queues...)}
-	if s.worker, err = simplequeue.New(s.pool, o); err != nil {
-		return err
-	}
-	return s.worker.Run(ctx)
+func (s *simpleQueue) Run(ctx context.Context, work Work) error {
+	s.work.Store(&work)
+	return s.queue.Run(ctx)
 }
 
 func (s *simpleQueue) Counters() map[string]float64 {
-	if s.worker == nil {
-		return nil
-	}
-	stats := s.worker.Stats()
+	stats := s.queue.Stats()
 	return map[string]float64{"claims": float64(stats.Claims), "claimed": float64(stats.Claimed)}
 }
 

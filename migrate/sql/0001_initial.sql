@@ -34,17 +34,16 @@ CREATE TABLE {schema}.job_queue (
     errors          jsonb,
     props           jsonb
 ) PARTITION BY LIST ((CASE WHEN lane < 0 THEN 4 ELSE ((seq >> 18) & 3)::integer END));
-CREATE INDEX job_queue_id ON {schema}.job_queue (id);
 CREATE INDEX job_queue_lane ON {schema}.job_queue (queue, lane, seq);
-CREATE TABLE {schema}.job_queue_0 PARTITION OF {schema}.job_queue FOR VALUES IN (0)
+CREATE TABLE {schema}.job_queue_0 PARTITION OF {schema}.job_queue (PRIMARY KEY (id)) FOR VALUES IN (0)
     WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_cost_delay = 0);
-CREATE TABLE {schema}.job_queue_1 PARTITION OF {schema}.job_queue FOR VALUES IN (1)
+CREATE TABLE {schema}.job_queue_1 PARTITION OF {schema}.job_queue (PRIMARY KEY (id)) FOR VALUES IN (1)
     WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_cost_delay = 0);
-CREATE TABLE {schema}.job_queue_2 PARTITION OF {schema}.job_queue FOR VALUES IN (2)
+CREATE TABLE {schema}.job_queue_2 PARTITION OF {schema}.job_queue (PRIMARY KEY (id)) FOR VALUES IN (2)
     WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_cost_delay = 0);
-CREATE TABLE {schema}.job_queue_3 PARTITION OF {schema}.job_queue FOR VALUES IN (3)
+CREATE TABLE {schema}.job_queue_3 PARTITION OF {schema}.job_queue (PRIMARY KEY (id)) FOR VALUES IN (3)
     WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_cost_delay = 0);
-CREATE TABLE {schema}.job_queue_front PARTITION OF {schema}.job_queue FOR VALUES IN (4)
+CREATE TABLE {schema}.job_queue_front PARTITION OF {schema}.job_queue (PRIMARY KEY (id)) FOR VALUES IN (4)
     WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_cost_delay = 0);
 
 -- Everything that cannot run yet. reason tells why: scheduled, retry,
