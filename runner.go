@@ -16,7 +16,7 @@ import (
 	"github.com/simplequeue/simplequeue/internal/store"
 )
 
-// runner runs claims, each in a goroutine of its own.
+// runner runs claims, each in a goroutine that is not shared while it runs.
 type runner struct {
 	queue          *SimpleQueue
 	payloads       claimer
@@ -35,16 +35,45 @@ type runner struct {
 	stats          *counters
 	refusing       atomic.Bool // claims that arrive now are given back unrun
 
-	jobs sync.WaitGroup
+	jobs  sync.WaitGroup
+	mu    sync.Mutex
+	ready []*claim // not begun yet, each with a goroutine on its way
 }
 
 // start runs claims that hold a global permit each.
 func (r *runner) start(claims []*claim) {
 	r.beater.add(claims)
 	r.jobs.Add(len(claims))
-	for _, c := range claims {
-		go r.run(c)
+	r.mu.Lock()
+	r.ready = append(r.ready, claims...)
+	r.mu.Unlock()
+	for range claims {
+		go r.work()
 	}
+}
+
+// work runs the next claim, and then more of them while there are. Each claim
+// has brought a goroutine along, so none waits for the end of another; but where
+// handlers are quick few goroutines run them all, and the others end at once.
+// Their stacks need not grow, which would be the larger part of the cost of a
+// short job.
+func (r *runner) work() {
+	for c := r.take(); c != nil; c = r.take() {
+		r.run(c)
+	}
+}
+
+// take returns nil when every claim has been taken.
+func (r *runner) take() *claim {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.ready) == 0 {
+		r.ready = nil
+		return nil
+	}
+	c := r.ready[0]
+	r.ready[0], r.ready = nil, r.ready[1:]
+	return c
 }
 
 // attempt is what became of one call of a handler.
