@@ -90,15 +90,17 @@ func DeadLetter(s *store.Settle) store.Step {
 	}
 }
 
-// The sweep does for job_finished what settle does for job_running. Retention
-// comes from the job, else from its queue, else from the default.
-var sweep = `
+// The sweep does for job_finished what settle does for job_running. It takes
+// whatever comes next by id: one that looked for a state would walk over all
+// that ended otherwise, again for each batch. Retention comes from the job, else
+// from its queue, else from the default.
+var sweep = store.Define(`
 WITH gone AS (
     DELETE FROM {schema}.job_finished
     WHERE ctid = ANY (ARRAY(
         SELECT f.ctid
         FROM {schema}.job_finished AS f
-        WHERE (f.state = 'completed') = {completed}
+        WHERE f.id >= $2::uuid
         ORDER BY f.id
         LIMIT $1::integer
         FOR UPDATE SKIP LOCKED
@@ -106,11 +108,20 @@ WITH gone AS (
     RETURNING {job}, started_at, finished_at, worker_id, state, reason, result
 ), moved AS MATERIALIZED (
     SELECT {g.job}, g.started_at, g.finished_at, g.worker_id, g.state, g.reason, g.result,
-           coalesce((g.props ->> '{keep}')::bigint, q.keep, $2::bigint) AS keep
+           CASE WHEN g.state = 'completed' THEN coalesce((g.props ->> 'keep_archive')::bigint, q.archive, $3::bigint)
+                ELSE coalesce((g.props ->> 'keep_dlq')::bigint, q.dlq, $4::bigint) END AS keep
     FROM gone AS g
-    LEFT JOIN unnest($3::text[], $4::bigint[]) AS q(queue, keep) ON q.queue = g.queue
-), ` + release + `, kept AS (
-    INSERT INTO {schema}.{target}
+    LEFT JOIN unnest($5::text[], $6::bigint[], $7::bigint[]) AS q(queue, archive, dlq) ON q.queue = g.queue
+), ` + release + `, archived AS (` + keepMoved("job_queue_archive", "m.state = 'completed'") + `
+), dead AS (` + keepMoved("job_queue_dlq", "m.state <> 'completed'") + `
+)
+SELECT count(*) FILTER (WHERE m.state = 'completed'), count(*) FILTER (WHERE m.state <> 'completed'),
+       (SELECT last.id FROM moved AS last ORDER BY last.id DESC LIMIT 1)
+FROM moved AS m`)
+
+func keepMoved(target, cond string) string {
+	return `
+    INSERT INTO {schema}.` + target + `
         (id, created_at, started_at, finished_at, worker_id, expires_on, attempt, max_attempts, reprocess_count,
          crash_count, priority, state, queue, kind, unique_scope, unique_key, fingerprint, reason, payload, raw, errors, props, result)
     SELECT m.id, m.created_at, m.started_at, m.finished_at, m.worker_id, ` + expiresOn + `,
@@ -119,16 +130,8 @@ WITH gone AS (
            coalesce(m.payload, p.payload), coalesce(m.raw, p.raw), m.errors, m.props, m.result
     FROM moved AS m
     ` + payload + `
-    WHERE m.keep <> -2
-)
-SELECT count(*) FROM moved`
-
-var (
-	sweepArchive = store.Define(strings.NewReplacer(
-		"{target}", "job_queue_archive", "{completed}", "true", "{keep}", "keep_archive").Replace(sweep))
-	sweepDLQ = store.Define(strings.NewReplacer(
-		"{target}", "job_queue_dlq", "{completed}", "false", "{keep}", "keep_dlq").Replace(sweep))
-)
+    WHERE m.keep <> -2 AND ` + cond
+}
 
 var (
 	makePartitions = store.Define(`SELECT {schema}.make_partitions($1::text, $2::bigint[], $3::integer)`)

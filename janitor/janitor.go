@@ -15,6 +15,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -188,20 +189,42 @@ func (j *Janitor) housekeepingDue(ctx context.Context) (due bool, err error) {
 }
 
 // Ids that callers chose are remembered for seven days, and for as long as the
-// job lives. A lane written twice is written once too often.
+// job lives: one whose job is met alive counts as chosen now, so that it is not
+// in the way of the others at each housekeeping. job_running has no index by id,
+// so it is the side that is read. A lane written twice is written once too often.
 var (
 	forgetChosenIDs = store.Define(`
-DELETE FROM {schema}.job_client_id AS c
-WHERE c.id = ANY (ARRAY(
-    SELECT old.id
-    FROM {schema}.job_client_id AS old
-    WHERE old.inserted_at < statement_timestamp() - interval '7 days'
-      AND NOT EXISTS (SELECT FROM {schema}.job_queue AS q WHERE q.id = old.id)
-      AND NOT EXISTS (SELECT FROM {schema}.job_waiting AS w WHERE w.id = old.id)
-      AND NOT EXISTS (SELECT FROM {schema}.job_running AS r WHERE r.id = old.id)
-    ORDER BY old.inserted_at
+WITH old AS MATERIALIZED (
+    SELECT c.id
+    FROM {schema}.job_client_id AS c
+    WHERE c.inserted_at < statement_timestamp() - interval '7 days'
+    ORDER BY c.inserted_at
     LIMIT $1::integer
-))`)
+), live AS MATERIALIZED (
+    SELECT q.id
+    FROM {schema}.job_queue AS q
+    WHERE q.id = ANY (ARRAY(SELECT o.id FROM old AS o))
+    UNION ALL
+    SELECT w.id
+    FROM {schema}.job_waiting AS w
+    WHERE w.id = ANY (ARRAY(SELECT o.id FROM old AS o))
+    UNION ALL
+    SELECT r.id
+    FROM {schema}.job_running AS r
+    CROSS JOIN LATERAL (
+        SELECT c.inserted_at
+        FROM {schema}.job_client_id AS c
+        WHERE c.id = r.id
+        LIMIT 1
+    ) AS chosen
+    WHERE chosen.inserted_at < statement_timestamp() - interval '7 days'
+), kept AS (
+    UPDATE {schema}.job_client_id AS c
+    SET inserted_at = statement_timestamp()
+    WHERE c.id = ANY (ARRAY(SELECT l.id FROM live AS l))
+)
+DELETE FROM {schema}.job_client_id AS c
+WHERE c.id = ANY (ARRAY(SELECT o.id FROM old AS o EXCEPT SELECT l.id FROM live AS l))`)
 	forgetRepeatedLanes = store.Define(`
 DELETE FROM {schema}.job_lane AS l
 WHERE EXISTS (
@@ -210,7 +233,7 @@ WHERE EXISTS (
 	forgetSilentWorkers = store.Define(`
 DELETE FROM {schema}.job_worker AS w
 WHERE w.seen_at < clock_timestamp() - interval '1 hour'
-  AND NOT EXISTS (SELECT FROM {schema}.job_running AS r WHERE r.worker_id = w.worker_id)`)
+  AND w.worker_id <> ALL (ARRAY(SELECT DISTINCT r.worker_id FROM {schema}.job_running AS r))`)
 )
 
 func (j *Janitor) housekeep(ctx context.Context) (dropped int, err error) {
@@ -272,19 +295,17 @@ FROM {schema}.job_finished AS f`)
 
 func (j *Janitor) moveFinished(ctx context.Context) (archived, dead int, err error) {
 	names, keepArchive, keepDLQ := j.overrides()
+	var next uuid.UUID // what lies before it has been seen, in this sweep
 	for size := batch; ; {
 		var a, d int
+		var last *uuid.UUID
 		move := func() error {
-			a, d = 0, 0
-			return j.db.Tx(ctx, limit,
-				store.Step{
-					Statement: sweepArchive, Args: []any{size, j.opts.Keep.Archive, names, keepArchive},
-					Scan: func(row pgx.Rows) error { return row.Scan(&a) },
-				},
-				store.Step{
-					Statement: sweepDLQ, Args: []any{size, j.opts.Keep.DeadLetter, names, keepDLQ},
-					Scan: func(row pgx.Rows) error { return row.Scan(&d) },
-				})
+			a, d, last = 0, 0, nil
+			return j.db.Tx(ctx, limit, store.Step{
+				Statement: sweep,
+				Args:      []any{size, next, j.opts.Keep.Archive, j.opts.Keep.DeadLetter, names, keepArchive, keepDLQ},
+				Scan:      func(row pgx.Rows) error { return row.Scan(&a, &d, &last) },
+			})
 		}
 		err := move()
 		if store.NoPartition(err) {
@@ -300,9 +321,10 @@ func (j *Janitor) moveFinished(ctx context.Context) (archived, dead int, err err
 			return archived, dead, err
 		}
 		archived, dead = archived+a, dead+d
-		if a < size && d < size {
+		if a+d < size {
 			return archived, dead, nil
 		}
+		next = *last
 	}
 }
 

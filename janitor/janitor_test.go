@@ -261,18 +261,61 @@ func TestExpiryDoesNotWaitForReaders(t *testing.T) {
 	}
 }
 
-// Ids that callers chose are forgotten after seven days, unless their job lives.
+// Ids that callers chose are forgotten after seven days, unless their job lives:
+// then they count as chosen when that was seen, and a full batch of them does not
+// keep the others from being forgotten.
 func TestChosenIDsAreForgotten(t *testing.T) {
 	t.Parallel()
 	pool := pgtest.New(t)
+	const live = 10_001
 	execute(t, pool,
+		fmt.Sprintf(`WITH job AS (
+			INSERT INTO simplequeue.job_waiting (id, run_at, reason, queue)
+			SELECT gen_random_uuid(), now(), 'scheduled', 'a' FROM generate_series(1, %d) RETURNING id
+		) INSERT INTO simplequeue.job_client_id SELECT id, now() - interval '9 days' FROM job`, live-2),
+		"INSERT INTO simplequeue.job_queue (id, queue, lane) VALUES (gen_random_uuid(), 'a', 0)",
+		`INSERT INTO simplequeue.job_running
+			(claim_nonce, claimed_at, id, seq, created_at, worker_id, lease_ms, attempt, max_attempts, reprocess_count,
+			 crash_count, payload_bytes, priority, lane, queue, kind)
+			VALUES (1, now(), gen_random_uuid(), 1, now(), gen_random_uuid(), 1000, 1, 1, 0, 0, 0, 0, 0, 'a', '')`,
+		`INSERT INTO simplequeue.job_client_id
+			SELECT id, now() - interval '9 days' FROM simplequeue.job_queue UNION ALL
+			SELECT id, now() - interval '9 days' FROM simplequeue.job_running`,
 		"INSERT INTO simplequeue.job_client_id SELECT gen_random_uuid(), now() - interval '8 days' FROM generate_series(1, 5)",
-		"INSERT INTO simplequeue.job_client_id SELECT gen_random_uuid(), now() - interval '6 days' FROM generate_series(1, 3)",
-		`INSERT INTO simplequeue.job_waiting (id, run_at, reason, queue) SELECT id, now(), 'scheduled', 'a'
-		 FROM simplequeue.job_client_id WHERE inserted_at < now() - interval '7 days' LIMIT 2`)
-	sweep(t, newJanitor(t, pool, janitor.Options{}))
-	if n := number(t, pool, "SELECT count(*) FROM simplequeue.job_client_id"); n != 5 {
-		t.Errorf("%d ids are remembered, want 3 young ones and 2 of jobs that live", n)
+		"INSERT INTO simplequeue.job_client_id SELECT gen_random_uuid(), now() - interval '6 days' FROM generate_series(1, 3)")
+	j := newJanitor(t, pool, janitor.Options{})
+	sweep(t, j)
+	sweep(t, j)
+	if n := number(t, pool, "SELECT count(*) FROM simplequeue.job_client_id"); n != live+3 {
+		t.Errorf("%d ids are remembered, want 3 young ones and %d of jobs that live", n, live)
+	}
+	if n := number(t, pool, "SELECT count(*) FROM simplequeue.job_client_id WHERE inserted_at < now() - interval '7 days'"); n != 0 {
+		t.Errorf("%d ids are still to be looked at", n)
+	}
+}
+
+// A worker that has been silent for an hour is forgotten, unless it still holds
+// a job.
+func TestSilentWorkersAreForgotten(t *testing.T) {
+	t.Parallel()
+	pool := pgtest.New(t)
+	execute(t, pool,
+		"INSERT INTO simplequeue.job_worker (worker_id, name, queues, seen_at) SELECT gen_random_uuid(), 'w', '{}', now() - interval '2 hours' FROM generate_series(1, 3)",
+		"INSERT INTO simplequeue.job_worker (worker_id, name, queues) VALUES (gen_random_uuid(), 'seen', '{}')",
+		`INSERT INTO simplequeue.job_running
+			(claim_nonce, claimed_at, id, seq, created_at, worker_id, lease_ms, attempt, max_attempts, reprocess_count,
+			 crash_count, payload_bytes, priority, lane, queue, kind)
+			SELECT 1, now(), gen_random_uuid(), 1, now(), w.worker_id, 1000, 1, 1, 0, 0, 0, 0, 0, 'a', ''
+			FROM (SELECT worker_id FROM simplequeue.job_worker WHERE name = 'w' LIMIT 1) AS w, generate_series(1, 2)`)
+	j := newJanitor(t, pool, janitor.Options{})
+	sweep(t, j)
+	if n := number(t, pool, "SELECT count(*) FROM simplequeue.job_worker"); n != 2 {
+		t.Errorf("%d workers are left, want the one seen and the one that holds jobs", n)
+	}
+	execute(t, pool, "DELETE FROM simplequeue.job_running", "UPDATE simplequeue.job_sweep SET swept_at = '-infinity'")
+	sweep(t, j)
+	if n := number(t, pool, "SELECT count(*) FROM simplequeue.job_worker"); n != 1 {
+		t.Errorf("%d workers are left, want the one seen", n)
 	}
 }
 
