@@ -13,6 +13,7 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -254,19 +255,19 @@ func (r *Reaper) reap(ctx context.Context) (found Result, locked int, err error)
 	return found, locked, err
 }
 
-// A beat and the end of its claim may cross; what is left over goes here.
+// A beat and the end of its claim may cross; what is left over goes here. A
+// subquery with a LIMIT stays a probe for each row; as an anti-join it would be
+// planned by statistics, which on job_running are those of any moment.
 var (
 	forgetLeases = store.Define(`
 DELETE FROM {schema}.job_lease AS l
 WHERE l.beat_at < clock_timestamp() - interval '10 seconds'
-  AND NOT EXISTS (
-      SELECT FROM {schema}.job_running AS r
-      WHERE r.claim_id = l.claim_id AND r.claim_nonce = l.claim_nonce)`)
+  AND (SELECT true FROM {schema}.job_running AS r
+       WHERE r.claim_id = l.claim_id AND r.claim_nonce = l.claim_nonce LIMIT 1) IS NULL`)
 	forgetRequests = store.Define(`
 DELETE FROM {schema}.job_cancel AS c
-WHERE NOT EXISTS (
-    SELECT FROM {schema}.job_running AS r
-    WHERE r.claim_id = c.claim_id AND r.claim_nonce = c.claim_nonce)`)
+WHERE (SELECT true FROM {schema}.job_running AS r
+       WHERE r.claim_id = c.claim_id AND r.claim_nonce = c.claim_nonce LIMIT 1) IS NULL`)
 )
 
 // Each live job with a fingerprint is looked at once, so the cost is that of
@@ -278,27 +279,30 @@ WITH marked AS (
         duplicate_of = (
             SELECT older.job_id
             FROM {schema}.job_fingerprint AS older
-            WHERE older.fingerprint = f.fingerprint AND older.job_id < f.job_id
-            ORDER BY older.job_id
+            WHERE older.fingerprint = f.fingerprint AND uuid_send(older.job_id) < uuid_send(f.job_id)
+            ORDER BY uuid_send(older.job_id)
             LIMIT 1)
     WHERE f.job_id = ANY (ARRAY(
         SELECT new.job_id
         FROM {schema}.job_fingerprint AS new
-        WHERE NOT new.checked
+        WHERE NOT new.checked AND new.job_id >= $2::uuid
         ORDER BY new.job_id
         LIMIT $1::integer
         FOR UPDATE SKIP LOCKED
     ))
-    RETURNING f.duplicate_of
+    RETURNING f.job_id, f.duplicate_of
 )
-SELECT count(*), count(m.duplicate_of) FROM marked AS m`)
+SELECT count(*), count(m.duplicate_of), (SELECT last.job_id FROM marked AS last ORDER BY last.job_id DESC LIMIT 1)
+FROM marked AS m`)
 
 func (r *Reaper) markDuplicates(ctx context.Context) (found int, err error) {
+	var next uuid.UUID // what lies before it has been seen, in this sweep
 	for {
 		var checked, duplicates int
+		var last *uuid.UUID
 		err := r.db.Tx(ctx, limit, store.Step{
-			Statement: markDuplicates, Args: []any{batch},
-			Scan: func(row pgx.Rows) error { return row.Scan(&checked, &duplicates) },
+			Statement: markDuplicates, Args: []any{batch, next},
+			Scan: func(row pgx.Rows) error { return row.Scan(&checked, &duplicates, &last) },
 		})
 		if err != nil {
 			return found, err
@@ -307,5 +311,6 @@ func (r *Reaper) markDuplicates(ctx context.Context) (found int, err error) {
 		if checked < batch {
 			return found, nil
 		}
+		next = *last
 	}
 }

@@ -371,3 +371,22 @@ func TestNewRefusesNonsense(t *testing.T) {
 		}
 	}
 }
+
+// All new fingerprints are looked at in one sweep, however many batches they
+// make, and each duplicate names the oldest job of its fingerprint.
+func TestDuplicatesAreFoundInAllBatches(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.exec(t, `INSERT INTO simplequeue.job_fingerprint (job_id, fingerprint)
+		SELECT gen_random_uuid(), 'f' || i % 2 FROM generate_series(1, 1202) AS i`)
+	if r := w.once(t); r.Duplicates != 1200 {
+		t.Errorf("%d duplicates, want 1200", r.Duplicates)
+	}
+	if n := w.count(t, `job_fingerprint AS f WHERE checked AND duplicate_of IS NOT DISTINCT FROM nullif(
+		(SELECT o.job_id FROM simplequeue.job_fingerprint AS o WHERE o.fingerprint = f.fingerprint ORDER BY o.job_id LIMIT 1), job_id)`); n != 1202 {
+		t.Errorf("%d of 1202 are marked as they should be", n)
+	}
+	if r := w.once(t); r.Duplicates != 0 {
+		t.Errorf("%d duplicates in the second sweep", r.Duplicates)
+	}
+}
