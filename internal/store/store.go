@@ -104,6 +104,7 @@ const settings = `SELECT
     set_config('statement_timeout', $1, true),
     set_config('lock_timeout', $1, true),
     set_config('enable_seqscan', 'off', true),
+    set_config('enable_bitmapscan', 'off', true),
     set_config('enable_hashjoin', 'off', true),
     set_config('enable_mergejoin', 'off', true),
     set_config('jit', 'off', true),
