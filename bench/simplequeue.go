@@ -17,7 +17,7 @@ import (
 	"github.com/simplequeue/simplequeue/migrate"
 )
 
-var simplequeuePermits = flag.Int("simplequeue-permits", 1000, "simplequeue: GlobalPermits and QueuePermits of all processes together")
+var simplequeuePermits = flag.Int("simplequeue-permits", 2000, "simplequeue: GlobalPermits and QueuePermits of all processes together")
 
 func init() {
 	contestants["simplequeue"] = func(s Setup) Contestant { return &simpleQueue{setup: s} }
@@ -32,8 +32,9 @@ type simpleQueue struct {
 
 func (s *simpleQueue) permits() int { return s.setup.share(*simplequeuePermits) }
 
-// Claims take as many jobs as permits are free, so that more permits are larger
-// claims; beyond a thousand nothing is gained. All else is as it comes.
+// Claims take as many jobs as permits are free, a thousand at most: with two
+// thousand permits one claim can be on its way while the jobs of another run. It
+// is what River's workers are set to. All else is as it comes.
 func (s *simpleQueue) options() simplequeue.Options {
 	return simplequeue.Options{
 		GlobalPermits: s.permits(), QueuePermits: s.permits(),
