@@ -22,7 +22,7 @@ BEGIN
 END
 $prepare$;
 INSERT INTO "simplequeue".schema_migration (version, name, checksum)
-VALUES (1, 'initial', '12d87a4b9e4fb74950c57eb91f64f5a042376ab2190a4d35d03ecff7b1d1b2e4');
+VALUES (1, 'initial', 'b921fe05a869efb078a15b05948e6c833965c13431a9841840346512e8cafa7d');
 
 -- A table per state; jobs move from table to table and their rows are never
 -- updated in place. The columns that travel with a job are the same, by name,
@@ -344,18 +344,23 @@ BEGIN
 END
 $$;
 
--- Whether there is a job with this id, in whatever state: one look at all
--- tables, as the calling statement sees them.
-CREATE FUNCTION "simplequeue".job_known(job_id uuid)
-RETURNS boolean LANGUAGE plpgsql STABLE
-SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off AS $$
+-- Those of the ids that are jobs', in whatever state: one look at all tables, as
+-- the calling statement sees them. job_running, which has no index by id, is
+-- read once, however many ids there are.
+CREATE FUNCTION "simplequeue".jobs_known(ids uuid[])
+RETURNS SETOF uuid LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
 BEGIN
-    RETURN EXISTS (SELECT FROM "simplequeue".job_queue AS q WHERE q.id = job_id)
-        OR EXISTS (SELECT FROM "simplequeue".job_waiting AS w WHERE w.id = job_id)
-        OR EXISTS (SELECT FROM "simplequeue".job_running AS r WHERE r.id = job_id)
-        OR EXISTS (SELECT FROM "simplequeue".job_finished AS f WHERE f.id = job_id)
-        OR EXISTS (SELECT FROM "simplequeue".job_queue_archive AS a WHERE a.id = job_id)
-        OR EXISTS (SELECT FROM "simplequeue".job_queue_dlq AS d WHERE d.id = job_id);
+    IF cardinality(ids) = 0 THEN
+        RETURN;
+    END IF;
+    RETURN QUERY
+        SELECT q.id FROM "simplequeue".job_queue AS q WHERE q.id = ANY (ids)
+        UNION ALL SELECT w.id FROM "simplequeue".job_waiting AS w WHERE w.id = ANY (ids)
+        UNION ALL SELECT r.id FROM "simplequeue".job_running AS r WHERE r.id = ANY (ids)
+        UNION ALL SELECT f.id FROM "simplequeue".job_finished AS f WHERE f.id = ANY (ids)
+        UNION ALL SELECT a.id FROM "simplequeue".job_queue_archive AS a WHERE a.id = ANY (ids)
+        UNION ALL SELECT d.id FROM "simplequeue".job_queue_dlq AS d WHERE d.id = ANY (ids);
 END
 $$;
 

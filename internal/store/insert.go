@@ -119,7 +119,11 @@ WITH input AS MATERIALIZED (
         WHERE known.queue = l.queue AND known.priority = l.priority)
 ), chosen AS (
     INSERT INTO {schema}.job_client_id (id)
-    SELECT i.id FROM input AS i WHERE i.chosen AND NOT {schema}.job_known(i.id) ORDER BY i.id
+    SELECT i.id
+    FROM input AS i
+    WHERE i.chosen
+      AND i.id <> ALL (ARRAY(SELECT k.id FROM {schema}.jobs_known(ARRAY(SELECT c.id FROM input AS c WHERE c.chosen)) AS k(id)))
+    ORDER BY i.id
     ON CONFLICT (id) DO NOTHING
     RETURNING id
 ), taken AS (
