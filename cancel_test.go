@@ -419,7 +419,7 @@ func TestCancelOfADeadWorkersJobAndOfADeafHandler(t *testing.T) {
 	release := make(chan struct{})
 	opts := handler("a", func(context.Context, *simplequeue.Job) error { <-release; return errors.New("late") })
 	opts.StuckAfter = 50 * time.Millisecond
-	opts.HeartbeatInterval = 20 * time.Millisecond
+	opts.HeartbeatInterval, opts.ReaperInterval = 2*time.Second, 200*time.Millisecond
 	q := newQueue(t, pool, opts)
 	start(t, q)
 	defer close(release)

@@ -311,7 +311,7 @@ func TestPositionsAndClaimsBeyond53Bits(t *testing.T) {
 				<-release
 				return nil
 			})
-			opts.HeartbeatInterval = 300 * time.Millisecond
+			opts.HeartbeatInterval = time.Second
 			q := newQueue(t, pool, opts)
 			start(t, q)
 			jobs := make([]simplequeue.NewJob, 20)

@@ -132,7 +132,7 @@ func TestRotationLosesNothing(t *testing.T) {
 		}
 		return nil
 	})
-	opts.HeartbeatInterval = time.Second
+	opts.HeartbeatInterval = 2 * time.Second
 	q := newQueue(t, pool, opts)
 	const longs = 20
 	for range longs {

@@ -163,10 +163,10 @@ const (
 // asks for and no more, however long the backlog is: it reads no large table as
 // a whole, sorts no backlog, and touches a number of rows and pages that goes
 // with the batch. With SIMPLEQUEUE_TEST_LONG=1 the backlog is a million jobs in
-// each place, else 30,000; with -update docs/plans.md is written.
+// each place, else 10,000; with -update docs/plans.md is written.
 func TestPlans(t *testing.T) {
 	t.Parallel()
-	d := &plansData{n: 30_000, pool: pgtest.New(t)}
+	d := &plansData{n: 10_000, pool: pgtest.New(t)}
 	if os.Getenv("SIMPLEQUEUE_TEST_LONG") != "" {
 		d.n = 1_000_000
 	}
