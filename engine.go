@@ -36,8 +36,6 @@ type engine struct {
 
 	cancelWake                      chan struct{} // size 1
 	cancelHealth, workerHealth      *loopHealth
-	working                         context.Context
-	stopWorking                     context.CancelCauseFunc
 	flushing                        context.Context
 	stopFlushing                    context.CancelFunc
 	leaseLength                     time.Duration
@@ -68,9 +66,8 @@ func newEngine(ctx context.Context, q *SimpleQueue) (*engine, error) {
 		e.closePools()
 		return nil, err
 	}
-	e.working, e.stopWorking = context.WithCancelCause(context.WithoutCancel(ctx))
 	e.flushing, e.stopFlushing = context.WithCancel(context.WithoutCancel(ctx))
-	if err := e.build(); err != nil {
+	if err := e.build(ctx); err != nil {
 		e.closePools()
 		return nil, err
 	}
@@ -119,7 +116,7 @@ func (e *engine) checkSchema(ctx context.Context) error {
 	}
 }
 
-func (e *engine) build() (err error) {
+func (e *engine) build(ctx context.Context) (err error) {
 	q, o := e.queue, &e.queue.opts
 	if e.janitor, err = janitor.New(e.db.Pool, e.janitorOptions()); err != nil {
 		return err
@@ -157,7 +154,7 @@ func (e *engine) build() (err error) {
 		log: q.log, stats: &q.stats, health: e.health.loop("poller", o.PollInterval), poke: make(chan struct{}, 1),
 	}
 	e.runner = &runner{
-		queue: q, payloads: e.db, memory: memory, ctx: e.working, flush: e.flushing, global: e.global, permitWait: o.PermitWait,
+		queue: q, payloads: e.db, memory: memory, ctx: context.WithoutCancel(ctx), flush: e.flushing, global: e.global, permitWait: o.PermitWait,
 		stuckAfter: o.StuckAfter, maxReschedules: o.MaxReschedules, completer: e.completer, beater: e.beater,
 		log: q.log, stats: &q.stats,
 		freed: func(c *claim) {
@@ -274,7 +271,7 @@ func (e *engine) run(ctx context.Context) error {
 
 	ended := within(idle, o.Stop.Drain)
 	if !ended {
-		e.stopWorking(ErrShutdown)
+		e.beater.tellAll(ErrShutdown) // claims that come later are not run
 		ended = within(idle, o.Stop.Cancel)
 	}
 	abandoned, flushBy := 0, time.Now().Add(o.Stop.Flush)
@@ -289,7 +286,6 @@ func (e *engine) run(ctx context.Context) error {
 	close(e.completer.finish)
 	unwritten := e.stopCompleter(time.Until(flushBy))
 	stopBeating()
-	e.stopWorking(ErrShutdown)
 	e.sayGoodbye(o.Stop.Flush)
 	return stopError(abandoned, unwritten)
 }

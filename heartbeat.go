@@ -62,23 +62,26 @@ func (c *claim) tell(cause error) {
 
 // heartbeat is the goroutine that a job's goroutine starts and owns. It watches
 // the claim while the handler runs: it cancels the handler's context when the
-// beater finds the lease lost or the job cancelled, and it reports a handler
-// that does not return although its context has ended. Stop waits for it.
-type heartbeat struct {
-	stop chan struct{}
-	done chan struct{}
-}
+// beater finds the lease lost, the job cancelled or the draining over, and it
+// reports a handler that does not return although its context has ended. It
+// receives from the channel once, as the last thing it does.
+type heartbeat chan struct{}
 
-func startHeartbeat(ctx context.Context, c *claim, cancel context.CancelCauseFunc, stuckAfter time.Duration, stuck func()) *heartbeat {
-	h := &heartbeat{stop: make(chan struct{}), done: make(chan struct{})}
+func startHeartbeat(c *claim, cancel context.CancelCauseFunc, stuckAfter time.Duration, stuck func()) heartbeat {
+	stop := make(heartbeat)
 	go func() {
-		defer close(h.done)
+		ended := false
+		defer func() {
+			if !ended {
+				<-stop
+			}
+		}()
 		select {
-		case <-h.stop:
+		case <-stop:
+			ended = true
 			return
 		case cause := <-c.verdict:
 			cancel(cause)
-		case <-ctx.Done():
 		}
 		if stuckAfter < 0 {
 			return
@@ -86,19 +89,17 @@ func startHeartbeat(ctx context.Context, c *claim, cancel context.CancelCauseFun
 		t := time.NewTimer(stuckAfter)
 		defer t.Stop()
 		select {
-		case <-h.stop:
+		case <-stop:
+			ended = true
 		case <-t.C:
 			stuck()
 		}
 	}()
-	return h
+	return stop
 }
 
-// end stops the goroutine and waits for it.
-func (h *heartbeat) end() {
-	close(h.stop)
-	<-h.done
-}
+// end waits until the goroutine has nothing left to do.
+func (h heartbeat) end() { h <- struct{}{} }
 
 // leaser is the part of the store that the beater needs.
 type leaser interface {
@@ -162,6 +163,15 @@ func (b *beater) unsettled() []*claim {
 		}
 	}
 	return list
+}
+
+// tellAll ends the contexts of all claims with a cause.
+func (b *beater) tellAll(cause error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, c := range b.live {
+		c.tell(cause)
+	}
 }
 
 func (b *beater) count() int {

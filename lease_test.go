@@ -238,6 +238,7 @@ func TestManyJobsLeaveNothingBehind(t *testing.T) {
 		}
 		eventually(t, "the batch is done", func() bool { return q.Stats().Completed == int64((i+1)*batch) })
 	}
+	eventually(t, "all permits are free", func() bool { return idle(q, 500) })
 	s := q.Stats()
 	if s.Running != 0 || s.FreePermits != 500 || s.Queues["many"].InFlight != 0 || s.LeasesLost != 0 {
 		t.Errorf("after %d jobs: %+v, want nothing in use", batch*batches, s)

@@ -180,6 +180,7 @@ func TestKilledConnectionsCostNoAttempt(t *testing.T) {
 		}
 		return true
 	})
+	eventually(t, "the last outcomes are confirmed", func() bool { s := q.Stats(); return s.Completed+s.LeasesLost >= many })
 	if s := q.Stats(); s.Completed != many || s.LeasesLost != 0 {
 		t.Errorf("completed %d, leases lost %d, want %d and 0", s.Completed, s.LeasesLost, many)
 	}
@@ -249,6 +250,7 @@ func TestReadOnlyServerCostsNothingAndKeepsNoConnection(t *testing.T) {
 	if took := time.Since(promoted); took > 10*time.Second {
 		t.Errorf("done %v after the promotion, want at most 10 s", took)
 	}
+	eventually(t, "the last outcomes are confirmed", func() bool { s := q.Stats(); return s.Completed+s.LeasesLost >= 20 })
 	if s := q.Stats(); s.Completed != 20 || s.Reaped != 0 || s.LeasesLost != 0 {
 		t.Errorf("completed %d, reaped %d, leases lost %d, want 20, 0, 0", s.Completed, s.Reaped, s.LeasesLost)
 	}

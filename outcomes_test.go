@@ -184,6 +184,7 @@ func TestRescheduleKeepsTheAttemptUntilBadJob(t *testing.T) {
 			t.Errorf("a run was attempt %d, want 1: a reschedule uses none", a)
 		}
 	}
+	eventually(t, "the end is counted", func() bool { return q.Stats().DeadLettered == 1 })
 	if s := q.Stats(); s.Rescheduled != 9 || s.DeadLettered != 1 || s.Retried != 0 {
 		t.Errorf("stats %+v, want 9 rescheduled, 1 dead-lettered", s)
 	}

@@ -21,7 +21,7 @@ type runner struct {
 	queue          *SimpleQueue
 	payloads       claimer
 	memory         *payloadMemory
-	ctx            context.Context // of the handlers; cancelled with ErrShutdown when draining is over
+	ctx            context.Context // whose values handlers see; it does not end
 	flush          context.Context // in which outcomes are accepted
 	global         *semaphore.Weighted
 	permitWait     time.Duration
@@ -37,7 +37,10 @@ type runner struct {
 
 	jobs  sync.WaitGroup
 	mu    sync.Mutex
-	ready []*claim // not begun yet, each with a goroutine on its way
+	ready []*claim // not begun yet
+	// coming: a goroutine is on its way that will take the first of ready. There
+	// always is one while ready is not empty.
+	coming bool
 }
 
 // start runs claims that hold a global permit each.
@@ -45,34 +48,45 @@ func (r *runner) start(claims []*claim) {
 	r.beater.add(claims)
 	r.jobs.Add(len(claims))
 	r.mu.Lock()
+	defer r.mu.Unlock()
 	r.ready = append(r.ready, claims...)
-	r.mu.Unlock()
-	for range claims {
+	r.send()
+}
+
+// send starts a goroutine for the first claim that is ready, unless one is on
+// its way. r.mu is held.
+func (r *runner) send() {
+	if len(r.ready) > 0 && !r.coming {
+		r.coming = true
 		go r.work()
 	}
 }
 
-// work runs the next claim, and then more of them while there are. Each claim
-// has brought a goroutine along, so none waits for the end of another; but where
-// handlers are quick few goroutines run them all, and the others end at once.
-// Their stacks need not grow, which would be the larger part of the cost of a
+// work runs the next claim, and then more of them while there are. Whoever takes
+// a claim sends another goroutine for the next, so none waits for the end of
+// another; but where handlers are quick few goroutines run them all: new ones,
+// whose stacks have to grow first, would be the larger part of the cost of a
 // short job.
 func (r *runner) work() {
-	for c := r.take(); c != nil; c = r.take() {
+	for c := r.take(true); c != nil; c = r.take(false) {
 		r.run(c)
 	}
 }
 
 // take returns nil when every claim has been taken.
-func (r *runner) take() *claim {
+func (r *runner) take(arrived bool) *claim {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if arrived {
+		r.coming = false
+	}
 	if len(r.ready) == 0 {
 		r.ready = nil
 		return nil
 	}
 	c := r.ready[0]
 	r.ready[0], r.ready = nil, r.ready[1:]
+	r.send()
 	return c
 }
 
@@ -93,7 +107,7 @@ func (r *runner) run(c *claim) {
 	ctx, cancel := context.WithCancelCause(context.WithValue(r.ctx, contextKey{}, inside))
 	defer cancel(nil)
 	r.stats.running.Add(1)
-	beat := startHeartbeat(ctx, c, cancel, r.stuckAfter, func() { r.stuck(c, context.Cause(ctx)) })
+	beat := startHeartbeat(c, cancel, r.stuckAfter, func() { r.stuck(c, context.Cause(ctx)) })
 	a := attempt{}
 	defer func() {
 		beat.end()

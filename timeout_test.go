@@ -183,9 +183,7 @@ func TestStuckHandlerOfACancelledJob(t *testing.T) {
 	if info := awaitState(t, q, id, simplequeue.StateCancelled); !strings.Contains(info.LastError(), "did not return") {
 		t.Errorf("last error %q", info.LastError())
 	}
-	if s := q.Stats(); s.Stuck != 1 {
-		t.Errorf("stuck %d, want 1", s.Stuck)
-	}
+	eventually(t, "the handler is reported", func() bool { return q.Stats().Stuck == 1 })
 }
 
 // TestNegativeStuckAfterWaits: then a handler is never given up on, and what it

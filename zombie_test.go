@@ -101,6 +101,7 @@ func TestSuspendedWorkerLosesItsJobs(t *testing.T) {
 			t.Errorf("%s: attempt %d, crash count %d, errors %+v, want attempt 2 after one lost worker", kind, got.Attempt, got.CrashCount, got.Errors)
 		}
 	}
+	eventually(t, "the reaped jobs are counted", func() bool { return q.Stats().Reaped >= int64(len(ids)) })
 	if s := q.Stats(); s.Reaped != int64(len(ids)) || s.LeasesLost != 0 {
 		t.Errorf("new owner: reaped %d, leases lost %d, want %d and 0", s.Reaped, s.LeasesLost, len(ids))
 	}
