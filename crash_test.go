@@ -213,7 +213,7 @@ func TestKillDuringAStreamOfOutcomesLosesNothing(t *testing.T) {
 		p.await(t, "dies")
 		p.awaitEnd(t)
 	}
-	q := survivor(t, h, simplequeue.Options{MaxCrashes: 10})
+	q := survivor(t, h, simplequeue.Options{MaxCrashes: 10, HeartbeatInterval: time.Second})
 	eventually(t, "all jobs are done", func() bool { return counts(t, q, "crash")[simplequeue.StateCompleted] == many })
 	t.Logf("%d jobs had come to their end before a crash and ran again", h.check(t, ids))
 	if s := q.Stats(); s.LeasesLost != 0 {
