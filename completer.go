@@ -45,8 +45,9 @@ type completer struct {
 }
 
 const (
-	maxSettle   = 1000
-	settleLimit = 10 * time.Second
+	maxSettle      = 1000
+	maxSettleBytes = 8 << 20 // of results
+	settleLimit    = 10 * time.Second
 )
 
 // accept takes the outcome of a claim and reports whether it is the first; a
@@ -72,23 +73,25 @@ func (c *completer) run(ctx context.Context) {
 	batch := make([]outcomeOf, 0, maxSettle)
 	for {
 		batch = batch[:0]
+		bytes := 0
+		add := func(o outcomeOf) { batch, bytes = append(batch, o), bytes+len(o.verdict.result) }
 		select {
 		case o := <-c.in:
-			batch = append(batch, o)
+			add(o)
 		case <-c.finish:
 			select {
 			case o := <-c.in:
-				batch = append(batch, o)
+				add(o)
 			default:
 				return
 			}
 		case <-ctx.Done():
 			return
 		}
-		for len(batch) < maxSettle {
+		for len(batch) < maxSettle && bytes < maxSettleBytes {
 			select {
 			case o := <-c.in:
-				batch = append(batch, o)
+				add(o)
 				continue
 			default:
 			}
@@ -152,9 +155,14 @@ func (c *completer) flush(ctx context.Context, batch []outcomeOf, doubtful bool)
 	}
 }
 
-// refused writes an outcome without the text that the database would not take.
+// refused writes an outcome without the text, or the result, that the database
+// would not take.
 func (c *completer) refused(ctx context.Context, o outcomeOf, cause error) {
 	o.verdict.text, o.verdict.stack = "error text refused by the database: "+store.Code(cause), ""
+	if o.verdict.result != "" {
+		o.verdict.result = ""
+		c.log.ErrorContext(ctx, "result refused by the database, job completes without", "job_id", o.claim.job.ID, "queue", o.claim.job.Queue, "err", cause)
+	}
 	batch := []outcomeOf{o}
 	retry := newRetry()
 	moved, err := c.write(ctx, batch, o.verdict.state != "")

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -14,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/simplequeue/simplequeue/internal/store"
+	"github.com/simplequeue/simplequeue/janitor"
 )
 
 // fakeSettler is a database that holds claims and writes outcomes of them, but
@@ -31,9 +33,10 @@ type fakeSettler struct {
 
 // tried is a batch that is to be written.
 type tried struct {
-	ids   []int64
-	aside bool
-	texts []string
+	ids     []int64
+	aside   bool
+	texts   []string
+	results int // bytes
 }
 
 func (f *fakeSettler) Tx(_ context.Context, _ time.Duration, steps ...store.Step) error {
@@ -52,6 +55,9 @@ func (f *fakeSettler) Tx(_ context.Context, _ time.Duration, steps ...store.Step
 				for _, text := range texts {
 					all.texts = append(all.texts, deref(text))
 				}
+			}
+			if results, ok := a.([]string); ok && s.Statement == janitor.ArchiveResults(&store.Settle{}).Statement {
+				all.results += len(strings.Join(results, ""))
 			}
 		}
 	}

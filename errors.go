@@ -37,6 +37,8 @@ var (
 	// [*InsertUnknownError], which carries their ids; an insert repeated with
 	// these ids inserts none of them twice.
 	ErrInsertUnknown = errors.New("simplequeue: outcome of insert unknown")
+	// ErrNoResult is returned by ResultOf for a job that has no result.
+	ErrNoResult = errors.New("simplequeue: job has no result")
 	// ErrSchema is returned by Run when the database's schema is missing or
 	// older than this version of the library needs.
 	ErrSchema = errors.New("simplequeue: database schema not ready")
@@ -66,6 +68,24 @@ func (e *InvalidJobError) Error() string {
 }
 
 func (e *InvalidJobError) Unwrap() error { return e.Err }
+
+// InvalidValueError tells why something that a running job wants to store, its
+// result for example, cannot be stored. Nothing has changed.
+type InvalidValueError struct {
+	Name   string // what it is: "result"
+	Reason string // what is wrong, and the way out
+	Err    error  // the encoder's error, if there is one
+}
+
+func (e *InvalidValueError) Error() string {
+	text := fmt.Sprintf("simplequeue: %s %s", e.Name, e.Reason)
+	if e.Err != nil {
+		text += ": " + e.Err.Error()
+	}
+	return text
+}
+
+func (e *InvalidValueError) Unwrap() error { return e.Err }
 
 // InvalidOptionError tells which option New refuses, and why.
 type InvalidOptionError struct {

@@ -108,6 +108,16 @@ func TestEveryWriteOfARunningJobMatchesBothPartsOfTheFence(t *testing.T) {
 		table string // where the job goes
 	}{
 		"archive": {func(id, nonce int64) store.Step { return janitor.Archive(withoutError(one(id, nonce, "completed"))) }, "job_queue_archive"},
+		"archive with results": {func(id, nonce int64) store.Step {
+			s := one(id, nonce, "completed")
+			s.Results = []string{"1"}
+			return janitor.ArchiveResults(s)
+		}, "job_queue_archive WHERE result = '1'"},
+		"aside with results": {func(id, nonce int64) store.Step {
+			s := one(id, nonce, "completed")
+			s.Results = []string{"1"}
+			return store.SettleResultsAside(s)
+		}, "job_finished WHERE result = '1'"},
 		"dead letter": {
 			func(id, nonce int64) store.Step { return janitor.DeadLetter(one(id, nonce, "failed")) }, "job_queue_dlq",
 		},

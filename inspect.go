@@ -2,6 +2,7 @@ package simplequeue
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"time"
 
@@ -20,6 +21,9 @@ type JobInfo struct {
 	FinishedAt  time.Time
 	WorkerID    uuid.UUID
 	DuplicateOf uuid.UUID // an older live job with the same fingerprint, if the reaper found one
+	// Result is what the handler has set by [Job.SetResult], nil if it has set
+	// none or the job has not completed. [ResultOf] decodes it.
+	Result json.RawMessage
 }
 
 // Filter selects jobs. Zero fields select all.
@@ -108,7 +112,8 @@ func infoOf(r *store.Info) JobInfo {
 			CrashCount: int(r.CrashCount), UniqueKey: deref(r.UniqueKey), Fingerprint: deref(r.Fingerprint), CreatedAt: r.CreatedAt,
 		},
 		State: State(r.State), Reason: deref(r.Reason),
-		RunAt: orZero(r.RunAt), StartedAt: orZero(r.StartedAt), FinishedAt: orZero(r.FinishedAt),
+		Result: r.Result,
+		RunAt:  orZero(r.RunAt), StartedAt: orZero(r.StartedAt), FinishedAt: orZero(r.FinishedAt),
 	}
 	i.fill(r.Errors, r.Props)
 	if r.WorkerID != nil {

@@ -129,6 +129,9 @@ type Job struct {
 	RootID         uuid.UUID     // the first job of that chain
 	CreatedAt      time.Time
 	Errors         []AttemptError // failed attempts, oldest first, at most ten
+
+	run    *running // what runs it, nil outside a handler
+	result string   // JSON, as set by SetResult
 }
 
 // AttemptError is the record of one failed attempt.

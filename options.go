@@ -84,7 +84,8 @@ type Options struct {
 	MaxCrashes int
 	// Retention is how long finished jobs are kept.
 	Retention Retention
-	// MaxPayloadBytes bounds Payload and Raw of a job together. Default 1 MiB.
+	// MaxPayloadBytes bounds Payload and Raw of a job together, and its result.
+	// Default 1 MiB.
 	MaxPayloadBytes int
 	// Queues overrides defaults queue by queue.
 	Queues map[string]QueueOptions
@@ -151,7 +152,7 @@ func (o Options) withDefaults() (Options, error) {
 	def(&o.MaxCrashes, 3)
 	def(&o.Retention.Archive, 7*24*time.Hour)
 	def(&o.Retention.DeadLetter, 30*24*time.Hour)
-	def(&o.MaxPayloadBytes, 1<<20)
+	def(&o.MaxPayloadBytes, defaultMaxPayload)
 	def(&o.Stop.Drain, 30*time.Second)
 	def(&o.Stop.Cancel, 5*time.Second)
 	def(&o.Stop.Flush, 5*time.Second)
@@ -276,8 +277,9 @@ func def[T comparable](field *T, value T) {
 }
 
 const (
-	maxQueueName = 128
-	maxAttempts  = 1 << 20
+	maxQueueName      = 128
+	maxAttempts       = 1 << 20
+	defaultMaxPayload = 1 << 20
 )
 
 // queueNameProblem says what is wrong with the name of a queue, or nothing.

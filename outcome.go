@@ -123,6 +123,7 @@ type verdict struct {
 	stack  string
 	at     time.Time
 	after  time.Duration
+	result string // of a completed job, "" for none
 }
 
 // decide turns what a handler returned into what is to be written. cause is the
@@ -130,13 +131,13 @@ type verdict struct {
 // deferral is true for the error of a permit.
 func decide(job *Job, err, cause error, deferral bool, p policy) verdict {
 	if err == nil {
-		return verdict{action: actComplete, state: StateCompleted}
+		return verdict{action: actComplete, state: StateCompleted, result: job.result}
 	}
 	var o *outcome
 	explicit := errors.As(err, &o)
 	switch {
 	case explicit && o.action == actComplete:
-		return verdict{action: actComplete, state: StateCompleted}
+		return verdict{action: actComplete, state: StateCompleted, result: job.result}
 	case errors.Is(cause, ErrCancelled):
 		return verdict{action: actCancel, state: StateCancelled, reason: "cancelled while running", text: textOf(err)}
 	case explicit && o.action == actCancel:

@@ -95,9 +95,11 @@ func (q *SimpleQueue) SetQueuePermits(queue string, permits int) error {
 // contextKey finds what runs in a handler's context.
 type contextKey struct{}
 
+// running is a job in its handler.
 type running struct {
 	queue *SimpleQueue
 	job   *Job
+	claim *claim
 }
 
 // FromContext returns the queue that runs the handler whose context ctx is, or

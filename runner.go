@@ -103,7 +103,8 @@ type attempt struct {
 // goroutine by runtime.Goexit.
 func (r *runner) run(c *claim) {
 	defer r.jobs.Done()
-	inside := &running{queue: r.queue, job: c.full()}
+	inside := &running{queue: r.queue, job: c.full(), claim: c}
+	inside.job.run = inside
 	ctx, cancel := context.WithCancelCause(context.WithValue(r.ctx, contextKey{}, inside))
 	defer cancel(nil)
 	r.stats.running.Add(1)

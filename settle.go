@@ -28,12 +28,13 @@ func settleSteps(batch []outcomeOf, aside bool) []store.Step {
 // settlement is a batch of claims of one table, by where their jobs go.
 type settlement struct {
 	archive, dead, aside, waiting, back store.Settle
+	results, resultsAside               store.Settle // completed, with a result
 	beaten                              store.Settle // have a lease to forget
 }
 
 func newSettlement(slot int, batch []outcomeOf, aside bool) *settlement {
 	var s settlement
-	for _, to := range []*store.Settle{&s.archive, &s.dead, &s.aside, &s.waiting, &s.back} {
+	for _, to := range []*store.Settle{&s.archive, &s.dead, &s.aside, &s.waiting, &s.back, &s.results, &s.resultsAside} {
 		to.Slot = slot
 	}
 	for _, o := range batch {
@@ -41,7 +42,7 @@ func newSettlement(slot int, batch []outcomeOf, aside bool) *settlement {
 		to := s.add(o, aside)
 		to.ClaimIDs = append(to.ClaimIDs, c.id)
 		to.Nonces = append(to.Nonces, c.nonce)
-		if to != &s.archive && to != &s.back {
+		if to == &s.dead || to == &s.aside || to == &s.waiting {
 			to.States = append(to.States, string(v.state))
 			to.Reasons = append(to.Reasons, clean(v.reason, maxErrorText))
 			to.Texts = append(to.Texts, text(v.text, maxErrorText))
@@ -71,6 +72,14 @@ func (s *settlement) add(o outcomeOf, aside bool) *store.Settle {
 		s.waiting.AfterUS = append(s.waiting.AfterUS, microseconds(v.after))
 		s.waiting.RunAtUS = append(s.waiting.RunAtUS, unixMicro(v.at))
 		return &s.waiting
+	case v.result != "":
+		to := &s.results
+		if aside {
+			to = &s.resultsAside
+		}
+		to.Keep = append(to.Keep, keepSeconds(c.retention().Archive))
+		to.Results = append(to.Results, v.result)
+		return to
 	case aside:
 		return &s.aside
 	case v.state == StateCompleted:
@@ -81,9 +90,10 @@ func (s *settlement) add(o outcomeOf, aside bool) *store.Settle {
 }
 
 // lock locks all rows of the batch, in one order, because a cancel locks several
-// rows too. Only one kind of end does not care about cancels.
+// rows too. Completed jobs, which do not care about cancels, need no lock where
+// one statement ends them all.
 func (s *settlement) lock(batch []outcomeOf) []store.Step {
-	if len(s.archive.ClaimIDs) == len(batch) {
+	if len(s.archive.ClaimIDs) == len(batch) || len(s.results.ClaimIDs) == len(batch) {
 		return nil
 	}
 	ids, nonces := make([]int64, len(batch)), make([]int64, len(batch))
@@ -100,6 +110,8 @@ func (s *settlement) steps() (steps []store.Step) {
 		}
 	}
 	add(&s.archive, janitor.Archive)
+	add(&s.results, janitor.ArchiveResults)
+	add(&s.resultsAside, store.SettleResultsAside)
 	add(&s.dead, janitor.DeadLetter)
 	add(&s.aside, store.SettleAside)
 	add(&s.waiting, store.SettleWaiting)

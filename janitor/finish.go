@@ -25,11 +25,11 @@ WITH moved AS (
 ), ` + release + `, kept AS (
     INSERT INTO {schema}.{target}
         (id, created_at, started_at, finished_at, worker_id, expires_on, attempt, max_attempts, reprocess_count,
-         crash_count, priority, state, queue, kind, unique_scope, unique_key, fingerprint, reason, payload, raw, errors, props)
+         crash_count, priority, state, queue, kind, unique_scope, unique_key, fingerprint, reason, payload, raw, errors, props{column})
     SELECT m.id, m.created_at, m.claimed_at, clock_timestamp(), m.worker_id, ` + expiresOn + `,
            m.attempt, m.max_attempts, {reprocess_count}, m.crash_count, m.priority, {state},
            m.queue, m.kind, m.unique_scope, m.unique_key, m.fingerprint, {reason},
-           coalesce(m.payload, p.payload), coalesce(m.raw, p.raw), {errors}, m.props
+           coalesce(m.payload, p.payload), coalesce(m.raw, p.raw), {errors}, m.props{value}
     FROM moved AS m
     ` + payload + `{request}
     WHERE m.keep <> -2
@@ -53,10 +53,20 @@ const payload = `LEFT JOIN LATERAL (
 const expiresOn = `CASE WHEN m.keep = -1 THEN 'infinity'::date
                 ELSE ((clock_timestamp() AT TIME ZONE 'UTC') + m.keep * interval '1 second')::date END`
 
+// A completed job with a result has a statement of its own, so that one without
+// writes no column more for it.
+var completed = []string{
+	"{target}", "job_queue_archive", "{request}", "", "{state}", "'completed'", "{reason}", "NULL",
+	"{errors}", "m.errors", "{reprocess_count}", "m.reprocess_count",
+}
+
 var (
-	settleArchive = store.Define(strings.NewReplacer(
-		"{target}", "job_queue_archive", "{outcome}", "", "{request}", "", "{state}", "'completed'", "{reason}", "NULL",
-		"{errors}", "m.errors", "{reprocess_count}", "m.reprocess_count").Replace(settle))
+	settleArchive = store.Define(strings.NewReplacer(append(completed,
+		"{outcome}", "", "{column}", "", "{value}", "")...).Replace(settle))
+	settleResults = store.Define(strings.NewReplacer(append(completed,
+		"{outcome}", `,
+              `+store.Of(4, "text")+`::jsonb AS result`,
+		"{column}", ", result", "{value}", ", m.result")...).Replace(settle))
 	settleDLQ = store.Define(strings.NewReplacer(
 		"{target}", "job_queue_dlq",
 		"{outcome}", `,
@@ -71,13 +81,20 @@ var (
                 ELSE coalesce(nullif(c.reason, ''), 'cancelled while running') END`,
 		"{errors}", `CASE WHEN m.error IS NULL THEN m.errors
                 ELSE {schema}.append_error(m.errors, m.attempt, m.state, m.error, m.stack) END`,
-		"{reprocess_count}", "m.reprocess_count + CASE WHEN m.state = 'bad_job' THEN 1 ELSE 0 END").Replace(settle))
+		"{reprocess_count}", "m.reprocess_count + CASE WHEN m.state = 'bad_job' THEN 1 ELSE 0 END",
+		"{column}", "", "{value}", "").Replace(settle))
 )
 
 // Archive is the step that ends running jobs as completed. It reads ClaimIDs,
 // sorted, Nonces and Keep, and returns the claims that were still valid.
 func Archive(s *store.Settle) store.Step {
 	return store.Step{Statement: settleArchive, Slot: s.Slot, Args: []any{s.ClaimIDs, s.Nonces, s.Keep}}
+}
+
+// ArchiveResults is Archive for jobs with results, which it reads beside what
+// that reads.
+func ArchiveResults(s *store.Settle) store.Step {
+	return store.Step{Statement: settleResults, Slot: s.Slot, Args: []any{s.ClaimIDs, s.Nonces, s.Keep, s.Results}}
 }
 
 // DeadLetter is the step that ends running jobs in any other terminal state. It

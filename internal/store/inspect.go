@@ -46,11 +46,12 @@ type Info struct {
 	Errors         []byte
 	Props          []byte
 	DuplicateOf    *[16]byte
+	Result         []byte
 }
 
 const infoColumns = `j.id, j.queue, j.kind, j.state, j.reason, j.priority, j.attempt, j.max_attempts,
     j.reprocess_count, j.crash_count, j.unique_key, j.fingerprint, j.created_at, nullif(j.run_at, 'infinity'),
-    j.started_at, j.finished_at, j.worker_id, j.payload, j.raw, j.errors, j.props,
+    j.started_at, j.finished_at, j.worker_id, j.payload, j.raw, j.errors, j.props, j.result,
     (SELECT f.duplicate_of FROM {schema}.job_fingerprint AS f WHERE f.fingerprint = j.fingerprint AND f.job_id = j.id)`
 
 // where builds the condition of a filter. It is built, not one text with
@@ -123,7 +124,7 @@ func (s *Schema) List(ctx context.Context, q interface {
 		var i Info
 		err := rows.Scan(&i.ID, &i.Queue, &i.Kind, &i.State, &i.Reason, &i.Priority, &i.Attempt, &i.MaxAttempts,
 			&i.ReprocessCount, &i.CrashCount, &i.UniqueKey, &i.Fingerprint, &i.CreatedAt, &i.RunAt,
-			&i.StartedAt, &i.FinishedAt, &i.WorkerID, &i.Payload, &i.Raw, &i.Errors, &i.Props, &i.DuplicateOf)
+			&i.StartedAt, &i.FinishedAt, &i.WorkerID, &i.Payload, &i.Raw, &i.Errors, &i.Props, &i.Result, &i.DuplicateOf)
 		if err != nil {
 			return nil, err
 		}

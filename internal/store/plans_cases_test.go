@@ -184,6 +184,18 @@ func (d *plansData) hot() []*hotStatement {
 			why: "One probe of `job_running` for each claim. What a job holds beside its row is found by keys: a probe of `job_unique`, `job_fingerprint` and `job_payload` for those that have it.",
 		},
 		{
+			name:    "settleResults",
+			settles: janitor.ArchiveResults,
+			args:    []any{claims, nonces, repeat(plansBatch, int64(604800)), repeat(plansBatch, "{}")},
+			rows:    1700, buffers: 2900,
+		},
+		{
+			name:    "settleResultsAside",
+			settles: store.SettleResultsAside,
+			args:    []any{claims, nonces, repeat(plansBatch, "{}")},
+			rows:    1400, buffers: 2600,
+		},
+		{
 			name:    "settleDLQ",
 			settles: janitor.DeadLetter,
 			args:    []any{claims, nonces, repeat(plansBatch, int64(604800)), repeat(plansBatch, "failed"), repeat(plansBatch, ""), texts("error"), none},

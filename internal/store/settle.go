@@ -50,6 +50,7 @@ type Settle struct {
 	RunAtUS  []*int64 // absolute, microseconds since 1970
 	AfterUS  []*int64 // relative
 	Keep     []int64  // seconds in the archive or the DLQ; -1 for ever, -2 not at all
+	Results  []string // JSON text
 }
 
 // LockClaims locks the rows first, in one order, so that the statement after it
@@ -178,6 +179,24 @@ func SettleAside(s *Settle) Step {
 	return Step{Statement: settleAside, Slot: s.Slot, Args: []any{
 		s.ClaimIDs, s.Nonces, s.States, s.Reasons, s.Texts, s.Stacks,
 	}}
+}
+
+// settleResultsAside is settleAside for completed jobs that have a result.
+var settleResultsAside = Define(`
+WITH moved AS (
+    ` + DeleteClaims + `
+    RETURNING {r.job}, r.claim_id, r.claimed_at, r.worker_id,
+              ` + Of(3, "text") + `::jsonb AS result
+), finished AS (
+    INSERT INTO {schema}.job_finished ({job}, started_at, worker_id, state, result)
+    SELECT {m.job}, m.claimed_at, m.worker_id, 'completed', m.result
+    FROM moved AS m
+), ` + Release("moved", "true") + `
+SELECT m.claim_id FROM moved AS m`)
+
+// SettleResultsAside reads ClaimIDs, Nonces and Results.
+func SettleResultsAside(s *Settle) Step {
+	return Step{Statement: settleResultsAside, Slot: s.Slot, Args: []any{s.ClaimIDs, s.Nonces, s.Results}}
 }
 
 // forgetLeases drops the leases of claims that have ended.
