@@ -2,6 +2,7 @@ package simplequeue_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"testing"
@@ -24,6 +25,56 @@ func ExampleTypedResult() {
 	sum, err := simplequeue.ResultOf[int](job)
 	fmt.Println(job.State, sum, err)
 	// Output: completed 6 <nil>
+}
+
+// The second attempt goes on where the first one was.
+func ExampleJob_Checkpoint() {
+	count := simplequeue.Typed("counts", func(ctx context.Context, job *simplequeue.Job, n int) error {
+		for ; n < 4; n++ {
+			fmt.Println("attempt", job.Attempt, "does", n)
+			if err := job.Checkpoint(ctx, n+1, nil); err != nil {
+				return err
+			}
+			if n == 1 {
+				return simplequeue.RetryAfter(0, errors.New("interrupted"))
+			}
+		}
+		return nil
+	})
+
+	job := runExample(count, simplequeue.NewJob{Queue: "counts", Payload: 0})
+	fmt.Println(job.State)
+	// Output:
+	// attempt 1 does 0
+	// attempt 1 does 1
+	// attempt 2 does 2
+	// attempt 2 does 3
+	// completed
+}
+
+// The card is charged once, although its job is tried twice.
+func ExampleStep() {
+	orders := simplequeue.HandlerFunc("orders", func(ctx context.Context, job *simplequeue.Job) error {
+		charge, err := simplequeue.Step(ctx, job, "charge", func(context.Context) (string, error) {
+			fmt.Println("charging")
+			return "charge 17", nil
+		})
+		if err != nil {
+			return err
+		}
+		if job.Attempt == 1 {
+			return simplequeue.RetryAfter(0, errors.New("the mail server is away"))
+		}
+		fmt.Println("mailing about", charge)
+		return nil
+	})
+
+	job := runExample(orders, simplequeue.NewJob{Queue: "orders"})
+	fmt.Println(job.State)
+	// Output:
+	// charging
+	// mailing about charge 17
+	// completed
 }
 
 // runExample runs a job to its end in a database of its own.

@@ -164,6 +164,45 @@ func TestEveryWriteOfARunningJobMatchesBothPartsOfTheFence(t *testing.T) {
 	}
 }
 
+// So does every statement that writes a running job and leaves it running.
+func TestEveryChangeOfARunningJobMatchesBothPartsOfTheFence(t *testing.T) {
+	t.Parallel()
+	text := `"changed"`
+	changes := map[string]func(id, nonce int64) store.Step{
+		"checkpoint": func(id, nonce int64) store.Step {
+			return store.Checkpoint(store.Claim{ID: id, Nonce: nonce}, &text, nil, len(text), false)
+		},
+		"step": func(id, nonce int64) store.Step {
+			return store.SaveStep(store.Claim{ID: id, Nonce: nonce}, "a step", text, 0)
+		},
+	}
+	for name, change := range changes {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := newFenced(t, 3)
+			changed := func(id, nonce int64) (bool, int) {
+				held, err := f.db.Changed(t.Context(), fenceLimit, change(id, nonce))
+				if err != nil {
+					t.Fatal(err)
+				}
+				return held, f.count(t, "job_running WHERE payload IS NOT NULL OR payload_bytes > 0") + f.count(t, "job_payload")
+			}
+			if held, n := changed(f.ids[1], f.nonce+1); held || n != 0 {
+				t.Errorf("another nonce: held %t, %d rows changed", held, n)
+			}
+			if held, n := changed(f.ids[2]+1000, f.nonce); held || n != 0 {
+				t.Errorf("another id: held %t, %d rows changed", held, n)
+			}
+			if held, n := changed(f.ids[1], f.nonce); !held || n == 0 {
+				t.Errorf("the true fence: held %t, %d rows changed", held, n)
+			}
+			if n := f.count(t, "job_running"); n != 3 {
+				t.Errorf("%d jobs run, want 3", n)
+			}
+		})
+	}
+}
+
 func withoutError(s *store.Settle) *store.Settle {
 	s.Texts, s.Reasons = []*string{nil}, []string{""}
 	return s

@@ -84,8 +84,8 @@ type Options struct {
 	MaxCrashes int
 	// Retention is how long finished jobs are kept.
 	Retention Retention
-	// MaxPayloadBytes bounds Payload and Raw of a job together, and its result.
-	// Default 1 MiB.
+	// MaxPayloadBytes bounds Payload and Raw of a job together, its result, and
+	// its steps together. Default 1 MiB.
 	MaxPayloadBytes int
 	// Queues overrides defaults queue by queue.
 	Queues map[string]QueueOptions

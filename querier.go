@@ -44,19 +44,29 @@ type sqlRows struct{ *sql.Rows }
 // Close ends the rows; their error is asked for by Err.
 func (s sqlRows) Close() { _ = s.Rows.Close() }
 
-// arrayText turns a slice into PostgreSQL's text for it, nil into NULL.
+// arrayText turns a slice of values into PostgreSQL's text for it, nil into NULL.
 func arrayText(arg any) (any, error) {
 	var oid uint32
 	switch a := arg.(type) {
-	case string, int, int64:
+	case string, int, int64, bool:
 		return a, nil
+	case []byte:
+		if a == nil {
+			return nil, nil
+		}
+		return a, nil
+	case *string:
+		if a == nil {
+			return nil, nil
+		}
+		return *a, nil
 	case []string, []*string:
 		oid = pgtype.TextArrayOID
 	case []int16:
 		oid = pgtype.Int2ArrayOID
 	case []int32:
 		oid = pgtype.Int4ArrayOID
-	case []*int64:
+	case []int64, []*int64:
 		oid = pgtype.Int8ArrayOID
 	case []bool:
 		oid = pgtype.BoolArrayOID

@@ -2,8 +2,10 @@ package simplequeue
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"log/slog"
+	"sync"
 	"sync/atomic"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -100,6 +102,9 @@ type running struct {
 	queue *SimpleQueue
 	job   *Job
 	claim *claim
+
+	mu    sync.Mutex                 // held by what writes the job's payload or steps
+	steps map[string]json.RawMessage // nil until they have been asked for
 }
 
 // FromContext returns the queue that runs the handler whose context ctx is, or

@@ -559,3 +559,44 @@ SELECT d.id, d.queue, d.kind, d.state, d.reason, d.priority, d.attempt, d.max_at
 FROM "simplequeue".job_queue_dlq AS d;
 
 COMMIT;
+
+-- Migration 2: work
+BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
+SET LOCAL search_path = pg_catalog, pg_temp;
+SET LOCAL standard_conforming_strings = on;
+SET LOCAL quote_all_identifiers = off;
+SET LOCAL client_min_messages = warning;
+SELECT pg_advisory_xact_lock(4501424693070463611);
+DO $prepare$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_namespace WHERE nspname = 'simplequeue') THEN
+        CREATE SCHEMA "simplequeue";
+    END IF;
+    CREATE TABLE IF NOT EXISTS "simplequeue".schema_migration (
+        version    integer     NOT NULL PRIMARY KEY,
+        name       text        NOT NULL,
+        applied_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+        checksum   text        NOT NULL
+    );
+END
+$prepare$;
+INSERT INTO "simplequeue".schema_migration (version, name, checksum)
+VALUES (2, 'work', '937af101e075ddb100492d9c52a98a4f4cd783ad027efc4e5896e4292cdbc844');
+
+-- What a handler has done so far, by the names of its steps. A job with steps
+-- has its payload here, however small, and payload_bytes above zero: whatever
+-- takes a job from table to table, or ends it, treats them alike.
+ALTER TABLE "simplequeue".job_payload ADD COLUMN steps jsonb;
+
+-- Fails as a transaction does whose snapshot is too old for what it wants to
+-- change, so that whoever runs it repeats it: one that began before a table of
+-- job_running was emptied does not see the rows that were put back.
+CREATE FUNCTION "simplequeue".snapshot_too_old()
+RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RAISE EXCEPTION 'could not serialize access: the running job has been moved since the transaction began'
+        USING ERRCODE = 'serialization_failure', HINT = 'Repeat the transaction.';
+END
+$$;
+
+COMMIT;

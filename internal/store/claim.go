@@ -273,10 +273,12 @@ func (db *DB) Payloads(ctx context.Context, limit time.Duration, ids [][16]byte)
 func uuids(ids [][16]byte) []string {
 	texts := make([]string, len(ids))
 	for i, id := range ids {
-		texts[i] = uuid.UUID(id).String()
+		texts[i] = uuidText(id)
 	}
 	return texts
 }
+
+func uuidText(id [16]byte) string { return uuid.UUID(id).String() }
 
 // The lanes ever used, oldest first. A lane registered by a transaction that
 // commits late may have a lower id than one already seen, so the read reaches

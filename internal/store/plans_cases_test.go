@@ -31,6 +31,10 @@ type hotStatement struct {
 
 // plainStatements touch one row by its key, or none.
 var plainStatements = []string{
+	"UPDATE simplequeue.job_running_0 AS r\n    SET payload =", // checkpoint and saveStep
+	"SELECT p.steps\nFROM simplequeue.job_payload",
+	"AND r.claim_nonce = $2::bigint\nFOR UPDATE SKIP LOCKED",
+	"SELECT simplequeue.snapshot_too_old()",
 	"SELECT pg_notify($1::text, $2::text)",
 	"FROM simplequeue.schema_migration",
 	"INSERT INTO simplequeue.job_sweep AS s (name, swept_at, continuous_since)\nVALUES ('janitor'",
