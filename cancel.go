@@ -11,8 +11,9 @@ import (
 
 const (
 	cancelBatch  = 500
-	cancelRounds = 5
+	cancelRounds = 8
 	cancelLimit  = 30 * time.Second
+	cancelPause  = 5 * time.Millisecond // after the first round, then twice as long each time
 )
 
 // Cancel cancels a job. A waiting or pending job ends at once as cancelled. A
@@ -75,18 +76,21 @@ func (q *SimpleQueue) CancelMatching(ctx context.Context, f Filter, reason strin
 }
 
 // cancel returns the new states of those ids that were live. A job that moved
-// against the flow of the tables, back into the queue, is met in a later round.
+// against the flow of the tables, back into the queue, is met in a later round;
+// so is one whose outcome was just being written. What is still locked after all
+// rounds is in a transaction of its handler, and is asked without the lock.
 func (q *SimpleQueue) cancel(ctx context.Context, ids []uuid.UUID, reason string) (map[uuid.UUID]State, error) {
 	reason = clean(reason, maxErrorText)
 	done := map[uuid.UUID]State{}
 	open := ids
 	asked := false
-	for range cancelRounds {
-		raw := make([][16]byte, len(open))
-		for i, id := range open {
-			raw[i] = id
+	for round := range cancelRounds {
+		if round > 0 {
+			if err := waitFor(ctx, cancelPause<<(round-1)); err != nil {
+				return done, err
+			}
 		}
-		c, err := q.db.Cancel(ctx, cancelLimit, raw, reason)
+		c, err := q.db.Cancel(ctx, cancelLimit, rawIDs(open), reason)
 		if err != nil {
 			return done, fmt.Errorf("simplequeue: cancel: %w", err)
 		}
@@ -108,10 +112,39 @@ func (q *SimpleQueue) cancel(ctx context.Context, ids []uuid.UUID, reason string
 			break
 		}
 	}
+	if len(open) > 0 {
+		locked, err := q.db.CancelLocked(ctx, cancelLimit, rawIDs(open), reason)
+		if err != nil {
+			return done, fmt.Errorf("simplequeue: cancel: %w", err)
+		}
+		for id := range locked {
+			done[id], asked = StateCancelling, true
+		}
+	}
 	if asked {
 		q.wakes.cancels()
 	}
 	return done, nil
+}
+
+func rawIDs(ids []uuid.UUID) [][16]byte {
+	raw := make([][16]byte, len(ids))
+	for i, id := range ids {
+		raw[i] = id
+	}
+	return raw
+}
+
+// waitFor waits, or returns the error of ctx.
+func waitFor(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // live returns those of the ids that are live, as one statement sees them.

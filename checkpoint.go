@@ -91,6 +91,14 @@ func (r *running) change(ctx context.Context, s store.Step) error {
 // changeWithin is change in a transaction. Errors of the database come back as
 // they are.
 func (r *running) changeWithin(ctx context.Context, tx store.Querier, s store.Step) error {
+	// From now on whoever takes an outcome of this claim waits for the
+	// transaction; if one was taken before, it is too late for this.
+	r.claim.entering.Add(1)
+	defer r.claim.entering.Add(-1)
+	r.claim.inTx.Store(true)
+	if r.claim.settled.Load() {
+		return ErrLeaseLost
+	}
 	held, err := r.queue.db.ChangedWithin(ctx, tx, s)
 	if err == nil && !held {
 		if err = r.queue.db.Unseen(ctx, workLimit, tx, r.fence()); err == nil {

@@ -35,7 +35,8 @@ type completer struct {
 	db         settler
 	partitions partitioner
 	in         chan outcomeOf
-	finish     chan struct{} // closed when no more outcomes will come
+	handed     chan<- outcomeOf // takes those of claims that transactions may have locked
+	finish     chan struct{}    // closed when no more outcomes will come
 	aside      bool
 	beater     *beater
 	log        *slog.Logger
@@ -59,8 +60,12 @@ func (c *completer) accept(ctx context.Context, o outcomeOf) bool {
 	// Cut now: the texts may hold a whole payload, and the outcome may wait.
 	o.verdict.text = clean(o.verdict.text, maxErrorText)
 	o.verdict.reason = clean(o.verdict.reason, maxErrorText)
+	to := (chan<- outcomeOf)(c.in)
+	if o.claim.inTx.Load() {
+		to = c.handed
+	}
 	select {
-	case c.in <- o:
+	case to <- o:
 	case <-ctx.Done():
 		c.log.Error("outcome not written: stopped first", "job_id", o.claim.job.ID, "queue", o.claim.job.Queue)
 	}

@@ -28,18 +28,20 @@ type engine struct {
 	poller    *poller
 	runner    *runner
 	completer *completer
+	handover  *handover
 	beater    *beater
 	promoter  *promoter
 	janitor   *janitor.Janitor
 	reaper    *reaper.Reaper
 	global    *semaphore.Weighted
 
-	cancelWake                      chan struct{} // size 1
-	cancelHealth, workerHealth      *loopHealth
-	flushing                        context.Context
-	stopFlushing                    context.CancelFunc
-	leaseLength                     time.Duration
-	stage1, completing, beatingWait sync.WaitGroup
+	cancelWake                  chan struct{} // size 1
+	cancelHealth, workerHealth  *loopHealth
+	flushing                    context.Context
+	stopFlushing                context.CancelFunc
+	leaseLength                 time.Duration
+	stage1, handing, completing sync.WaitGroup
+	beatingWait                 sync.WaitGroup
 }
 
 const workerEvery = 30 * time.Second
@@ -147,6 +149,11 @@ func (e *engine) build(ctx context.Context) (err error) {
 		aside: o.finishAside, beater: e.beater, log: q.log, stats: &q.stats,
 		health: e.health.loop("completer", 0), written: e.written,
 	}
+	e.handover = &handover{
+		db: e.db, in: make(chan outcomeOf, o.GlobalPermits), finish: make(chan struct{}), onward: e.completer.in,
+		beater: e.beater, log: q.log, stats: &q.stats, health: e.health.loop("transactions of handlers", 0),
+	}
+	e.completer.handed = e.handover.in
 	memory := newPayloadMemory(o.PayloadMemory, &q.stats.payloadBytes)
 	e.poller = &poller{
 		db: e.db, worker: e.worker, leaseMS: int(e.leaseLength.Milliseconds()), threshold: int64(o.ClaimThreshold),
@@ -243,6 +250,7 @@ func (e *engine) run(ctx context.Context) error {
 	e.beatingWait.Go(func() { e.beater.run(beating) })
 	e.beatingWait.Go(func() { e.beater.watchCancels(beating, o.PollInterval, e.cancelWake, e.cancelHealth) })
 	e.completing.Go(func() { e.completer.run(e.flushing) })
+	e.handing.Go(func() { e.handover.run(e.flushing) })
 	e.completing.Go(func() { e.reportIdle(e.flushing) })
 	e.stage1.Go(func() { e.poller.run(claiming, hard) })
 	e.stage1.Go(func() { e.promoter.run(claiming) })
@@ -283,8 +291,16 @@ func (e *engine) run(ctx context.Context) error {
 		abandoned = e.runner.abandon(accepting)
 		stop()
 	}
+	close(e.handover.finish)
+	handed := make(chan struct{})
+	go func() { defer close(handed); e.handing.Wait() }()
+	decided := within(handed, time.Until(flushBy)*3/4) // the rest is for what is handed on
 	close(e.completer.finish)
 	unwritten := e.stopCompleter(time.Until(flushBy))
+	if !decided {
+		within(handed, time.Second)
+		unwritten = e.beater.count()
+	}
 	stopBeating()
 	e.sayGoodbye(o.Stop.Flush)
 	return stopError(abandoned, unwritten)
@@ -304,6 +320,7 @@ func (e *engine) reportIdle(ctx context.Context) {
 			if len(e.completer.in) == 0 {
 				e.completer.health.alive()
 			}
+			e.handover.health.alive()
 		}
 	}
 }

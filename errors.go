@@ -37,6 +37,9 @@ var (
 	// [*InsertUnknownError], which carries their ids; an insert repeated with
 	// these ids inserts none of them twice.
 	ErrInsertUnknown = errors.New("simplequeue: outcome of insert unknown")
+	// ErrNotCommitted is the error of an attempt whose handler returned nil
+	// although the transaction given to [Job.CompleteTx] was rolled back.
+	ErrNotCommitted = errors.New("simplequeue: the transaction that completes the job was rolled back")
 	// ErrNoResult is returned by ResultOf for a job that has no result.
 	ErrNoResult = errors.New("simplequeue: job has no result")
 	// ErrSchema is returned by Run when the database's schema is missing or

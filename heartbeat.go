@@ -32,7 +32,14 @@ type claim struct {
 	told        atomic.Bool // verdict has been sent
 	beaten      atomic.Bool // it has a row in job_lease
 	settled     atomic.Bool // an outcome has been taken; there is no second one
-	leaving     atomic.Int32
+
+	// What its handler does in transactions of its own, which may lock its row:
+	// inTx, there was one; entering, statements under way in one; completing, one
+	// has completed the job, if it commits.
+	inTx, completing atomic.Bool
+	entering         atomic.Int32
+
+	leaving atomic.Int32
 }
 
 // apart reports whether the payload is not here yet.
@@ -271,8 +278,8 @@ func (b *beater) due() []*claim {
 }
 
 func (b *beater) lose(c *claim) {
-	if c.settled.Load() {
-		return // its outcome is being written, or just was
+	if c.settled.Load() || c.completing.Load() {
+		return // its outcome is being written, or just was, here or by its handler
 	}
 	if !c.told.Load() {
 		b.stats.leasesLost.Add(1)

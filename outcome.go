@@ -124,6 +124,9 @@ type verdict struct {
 	at     time.Time
 	after  time.Duration
 	result string // of a completed job, "" for none
+	// otherwise is what holds instead if the transaction in which the handler
+	// completed the job was rolled back, nil if there was none
+	otherwise *verdict
 }
 
 // decide turns what a handler returned into what is to be written. cause is the

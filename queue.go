@@ -26,6 +26,8 @@ type SimpleQueue struct {
 	wakes  *wakeups
 	groups *grouper
 
+	partitions madePartitions
+
 	ran    atomic.Bool
 	engine atomic.Pointer[engine] // while Run is going
 }

@@ -352,7 +352,12 @@ func (r *runner) settle(c *claim, a *attempt, v verdict) {
 
 func (r *runner) decide(c *claim, a *attempt) verdict {
 	p := policy{backoff: c.route.backoff, maxReschedules: r.maxReschedules}
-	return decide(c.full(), a.err, a.cause, a.deferral, p)
+	v := decide(c.full(), a.err, a.cause, a.deferral, p)
+	if v.action == actComplete && c.completing.Load() {
+		otherwise := decide(c.full(), ErrNotCommitted, a.cause, false, p)
+		v.otherwise = &otherwise
+	}
+	return v
 }
 
 // stuck gives up on a handler that does not return although its context has

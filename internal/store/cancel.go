@@ -28,21 +28,30 @@ var (
 )
 
 // The lock makes a settle and a cancel of one job take turns: whichever is
-// second sees what the first did.
-var cancelRunning = Define(`
+// second sees what the first did. What is locked is stepped over, for it may be
+// locked by a handler's transaction, for as long as that goes on; a settle is
+// over soon, so the caller looks again.
+var cancelRunning = Define(cancelOfRunning(`
+    ORDER BY r.claim_id
+    FOR UPDATE SKIP LOCKED`))
+
+// Without the lock: of a job that stays locked.
+var cancelLocked = Define(cancelOfRunning(""))
+
+func cancelOfRunning(lock string) string {
+	return `
 WITH running AS MATERIALIZED (
     SELECT r.id, r.claim_id, r.claim_nonce
     FROM {schema}.job_running AS r
-    WHERE r.id = ANY ($1::text[]::uuid[])
-    ORDER BY r.claim_id
-    FOR UPDATE
+    WHERE r.id = ANY ($1::text[]::uuid[])` + lock + `
 ), asked AS (
     INSERT INTO {schema}.job_cancel (claim_id, claim_nonce, reason)
     SELECT r.claim_id, r.claim_nonce, $2::text
     FROM running AS r
     ON CONFLICT (claim_id) DO NOTHING
 )
-SELECT r.id FROM running AS r`)
+SELECT r.id FROM running AS r`
+}
 
 // Cancelled tells, by id, what a cancel did.
 type Cancelled struct {
@@ -50,24 +59,32 @@ type Cancelled struct {
 	Asked map[[16]byte]bool // running, and asked to stop
 }
 
+// CancelLocked asks jobs to stop whose rows stay locked, and returns those that
+// still run.
+func (db *DB) CancelLocked(ctx context.Context, limit time.Duration, ids [][16]byte, reason string) (asked map[[16]byte]bool, err error) {
+	asked = map[[16]byte]bool{}
+	return asked, db.Tx(ctx, limit, Step{Statement: cancelLocked, Args: []any{uuids(ids), reason}, Scan: idsInto(asked)})
+}
+
+func idsInto(set map[[16]byte]bool) func(pgx.Rows) error {
+	return func(row pgx.Rows) error {
+		var id [16]byte
+		if err := row.Scan(&id); err != nil {
+			return err
+		}
+		set[id] = true
+		return nil
+	}
+}
+
 // Cancel ends the waiting and pending jobs among ids and asks the running ones
 // to stop. Ids in neither set were not live, or moved against the flow.
 func (db *DB) Cancel(ctx context.Context, limit time.Duration, ids [][16]byte, reason string) (Cancelled, error) {
 	c := Cancelled{Ended: map[[16]byte]bool{}, Asked: map[[16]byte]bool{}}
-	into := func(set map[[16]byte]bool) func(pgx.Rows) error {
-		return func(row pgx.Rows) error {
-			var id [16]byte
-			if err := row.Scan(&id); err != nil {
-				return err
-			}
-			set[id] = true
-			return nil
-		}
-	}
 	args := []any{uuids(ids), reason}
 	err := db.Tx(ctx, limit,
-		Step{Statement: cancelWaiting, Args: args, Scan: into(c.Ended)},
-		Step{Statement: cancelQueued, Args: args, Scan: into(c.Ended)},
-		Step{Statement: cancelRunning, Args: args, Scan: into(c.Asked)})
+		Step{Statement: cancelWaiting, Args: args, Scan: idsInto(c.Ended)},
+		Step{Statement: cancelQueued, Args: args, Scan: idsInto(c.Ended)},
+		Step{Statement: cancelRunning, Args: args, Scan: idsInto(c.Asked)})
 	return c, err
 }

@@ -13,7 +13,8 @@ type Claim struct {
 	JobID     [16]byte
 }
 
-func (c Claim) slot() int { return Slot(Chunk(c.ID)) }
+// Slot is the place in the ring of the claim's table.
+func (c Claim) Slot() int { return Slot(Chunk(c.ID)) }
 
 const held = `r.claim_id = $1::bigint AND r.claim_nonce = $2::bigint`
 
@@ -55,7 +56,7 @@ SELECT s.id FROM saved AS s`)
 // Checkpoint is the step that replaces both parts of a running job's payload,
 // nil for none. It returns a row if the claim still holds.
 func Checkpoint(c Claim, payload *string, raw []byte, size int, apart bool) Step {
-	return Step{Statement: checkpoint, Slot: c.slot(), Args: []any{c.ID, c.Nonce, uuidText(c.JobID), payload, raw, size, apart}}
+	return Step{Statement: checkpoint, Slot: c.Slot(), Args: []any{c.ID, c.Nonce, uuidText(c.JobID), payload, raw, size, apart}}
 }
 
 // A step is saved beside the payload, which moves there with the first one. The
@@ -81,7 +82,7 @@ RETURNING p.id`)
 // returned; size is that of the job's payload. It returns a row if the claim
 // still holds.
 func SaveStep(c Claim, name, value string, size int) Step {
-	return Step{Statement: saveStep, Slot: c.slot(), Args: []any{c.ID, c.Nonce, name, value, size}}
+	return Step{Statement: saveStep, Slot: c.Slot(), Args: []any{c.ID, c.Nonce, name, value, size}}
 }
 
 var steps = Define(`
@@ -132,7 +133,7 @@ FOR UPDATE SKIP LOCKED`)
 // the transaction fails with 40001, as one does that has to be repeated. No
 // error: the claim is gone, or locked.
 func (db *DB) Unseen(ctx context.Context, limit time.Duration, tx Querier, c Claim) error {
-	free, err := db.Changed(ctx, limit, Step{Statement: claimFree, Slot: c.slot(), Args: []any{c.ID, c.Nonce}})
+	free, err := db.Changed(ctx, limit, Step{Statement: claimFree, Slot: c.Slot(), Args: []any{c.ID, c.Nonce}})
 	if err != nil || !free {
 		return err
 	}

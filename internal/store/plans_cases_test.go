@@ -293,10 +293,30 @@ func (d *plansData) hot() []*hotStatement {
 		},
 		{
 			name:  "cancelRunning",
-			find:  "asked AS",
+			find:  "FOR UPDATE SKIP LOCKED\n), asked AS",
 			args:  []any{ids(runningIDs, 1, plansBatch), "why"},
 			whole: []string{"job_running"},
 			rows:  5600, buffers: 1300, sorts: 100,
+		},
+
+		{
+			name:  "cancelLocked",
+			find:  "WHERE r.id = ANY ($1::text[]::uuid[])\n), asked AS",
+			args:  []any{ids(runningIDs, 1, plansBatch), "why"},
+			whole: []string{"job_running"},
+			rows:  5600, buffers: 1300, sorts: 100,
+		},
+		{
+			name: "claimsFree",
+			find: "(r.claim_id, $1::bigint[])]\nFOR UPDATE SKIP LOCKED",
+			args: []any{claims, nonces},
+			rows: 270, buffers: 410,
+		},
+		{
+			name: "claimsThere",
+			find: "SELECT r.claim_id AS there",
+			args: []any{claims, nonces},
+			rows: 270, buffers: 410,
 		},
 
 		{

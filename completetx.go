@@ -1,0 +1,108 @@
+package simplequeue
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/simplequeue/simplequeue/internal/store"
+	"github.com/simplequeue/simplequeue/janitor"
+)
+
+// CompleteTx completes the job in the caller's transaction, with the result that
+// has been set: whatever else the transaction writes and the completion of the
+// job happen together, once, or not at all. It works at every isolation level,
+// however long the transaction goes on; the job's lease is kept meanwhile.
+//
+// The handler commits the transaction and returns nil. When it returns, the
+// engine looks: if the transaction has committed the job has completed, whatever
+// the handler returned; if it was rolled back, nil is a failed attempt with
+// [ErrNotCommitted], and an error is what it always is; if it is still open the
+// engine waits for its end. After an error of the transaction, 40001 for
+// example, the handler may begin another and call CompleteTx again.
+//
+// It returns [ErrLeaseLost] when the job is no longer this attempt's: roll back
+// then. Errors of the database come back as they are, and as after any other
+// statement the transaction is aborted.
+func (j *Job) CompleteTx(ctx context.Context, tx pgx.Tx) error {
+	return j.completeWithin(ctx, pgxQuerier{tx})
+}
+
+// CompleteSQLTx is CompleteTx for database/sql, with any PostgreSQL driver.
+func (j *Job) CompleteSQLTx(ctx context.Context, tx *sql.Tx) error {
+	return j.completeWithin(ctx, sqlQuerier{tx})
+}
+
+func (j *Job) completeWithin(ctx context.Context, tx store.Querier) error {
+	r := j.run
+	if r == nil {
+		return errNotRunning
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	keep := keepSeconds(r.claim.retention().Archive)
+	step := completion(r.fence(), keep, j.result, r.queue.partitions.ready(ctx, r.queue, keep))
+	if err := r.changeWithin(ctx, tx, step); err != nil {
+		return fmt.Errorf("simplequeue: complete: %w", err)
+	}
+	r.claim.completing.Store(true)
+	return nil
+}
+
+// completion is the step that completes one job: straight into the archive, or,
+// where its partition could not be made, by way of the janitor. An insert that
+// met no partition would abort the caller's transaction.
+func completion(c store.Claim, keep int64, result string, partition bool) store.Step {
+	s := &store.Settle{Slot: c.Slot(), ClaimIDs: []int64{c.ID}, Nonces: []int64{c.Nonce}, Keep: []int64{keep}, Results: []string{result}}
+	switch {
+	case partition && result != "":
+		return janitor.ArchiveResults(s)
+	case partition:
+		return janitor.Archive(s)
+	case result != "":
+		return store.SettleResultsAside(s)
+	}
+	s.States, s.Reasons, s.Texts, s.Stacks = []string{string(StateCompleted)}, []string{""}, []*string{nil}, []*string{nil}
+	return store.SettleAside(s)
+}
+
+// madePartitions remembers which partitions of the archive need not be asked
+// for: those of today and tomorrow, by how long jobs are kept.
+type madePartitions struct {
+	mu sync.Mutex
+	at map[int64]time.Time
+}
+
+const (
+	partitionsLast = time.Hour
+	maxRetentions  = 1000 // remembered at once
+)
+
+// ready makes sure that there is a partition for a job completed now, outside
+// the caller's transaction, and reports whether there is.
+func (m *madePartitions) ready(ctx context.Context, q *SimpleQueue, keep int64) bool {
+	if keep == janitor.Forever || keep == janitor.Nothing {
+		return true
+	}
+	m.mu.Lock()
+	at, ok := m.at[keep]
+	m.mu.Unlock()
+	if ok && time.Since(at) < partitionsLast {
+		return true
+	}
+	e := q.engine.Load()
+	if e == nil || e.janitor.MakePartitions(ctx, []int64{keep}, nil) != nil {
+		return false
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.at == nil || len(m.at) >= maxRetentions {
+		m.at = map[int64]time.Time{}
+	}
+	m.at[keep] = time.Now()
+	return true
+}
