@@ -41,7 +41,7 @@ type engine struct {
 	stopFlushing                context.CancelFunc
 	leaseLength                 time.Duration
 	stage1, handing, completing sync.WaitGroup
-	beatingWait                 sync.WaitGroup
+	beatingWait, logging        sync.WaitGroup
 }
 
 const workerEvery = 30 * time.Second
@@ -244,6 +244,8 @@ func (e *engine) run(ctx context.Context) error {
 	defer stopClaiming()
 	hard, cutOff := context.WithCancel(context.WithoutCancel(ctx))
 	defer cutOff()
+	logging, stopLogging := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopLogging()
 	beating, stopBeating := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopBeating()
 
@@ -251,6 +253,10 @@ func (e *engine) run(ctx context.Context) error {
 	e.beatingWait.Go(func() { e.beater.watchCancels(beating, o.PollInterval, e.cancelWake, e.cancelHealth) })
 	e.completing.Go(func() { e.completer.run(e.flushing) })
 	e.handing.Go(func() { e.handover.run(e.flushing) })
+	if e.queue.lines != nil {
+		lines := e.health.loop("job log", lineEvery)
+		e.logging.Go(func() { e.queue.lines.run(logging, lines) })
+	}
 	e.completing.Go(func() { e.reportIdle(e.flushing) })
 	e.stage1.Go(func() { e.poller.run(claiming, hard) })
 	e.stage1.Go(func() { e.promoter.run(claiming) })
@@ -301,6 +307,7 @@ func (e *engine) run(ctx context.Context) error {
 		within(handed, time.Second)
 		unwritten = e.beater.count()
 	}
+	e.stopLogging(time.Until(flushBy), stopLogging)
 	stopBeating()
 	e.sayGoodbye(o.Stop.Flush)
 	return stopError(abandoned, unwritten)
@@ -337,6 +344,21 @@ func (e *engine) stopCompleter(limit time.Duration) int {
 	}
 	within(done, time.Second)
 	return max(1, e.beater.count())
+}
+
+// stopLogging waits for the lines of handlers to be written, and cuts that off
+// at the deadline.
+func (e *engine) stopLogging(limit time.Duration, cutOff func()) {
+	if e.queue.lines == nil {
+		return
+	}
+	done := make(chan struct{})
+	go func() { defer close(done); e.logging.Wait() }()
+	close(e.queue.lines.finish)
+	if !within(done, max(limit, 100*time.Millisecond)) {
+		cutOff()
+		within(done, time.Second)
+	}
 }
 
 // sayGoodbye ends what is left, without letting a dead database delay the

@@ -27,6 +27,12 @@ type Options struct {
 	Name string
 	// Logger is where the library logs. Default slog.Default().
 	Logger *slog.Logger
+	// LogSink stores what handlers log by the [Logger] of their context:
+	// [LogTable] in the database. Default none: they log to Options.Logger.
+	LogSink LogSink
+	// LogLevel is the level from which on the sink gets lines. Default
+	// slog.LevelInfo.
+	LogLevel slog.Leveler
 
 	// GlobalPermits is how many jobs run at once in this process. Default 500.
 	GlobalPermits int
@@ -136,6 +142,9 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.Logger == nil {
 		o.Logger = slog.Default()
+	}
+	if o.LogLevel == nil {
+		o.LogLevel = slog.LevelInfo
 	}
 	def(&o.GlobalPermits, 500)
 	def(&o.QueuePermits, 100)

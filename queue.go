@@ -25,6 +25,7 @@ type SimpleQueue struct {
 	stats  counters
 	wakes  *wakeups
 	groups *grouper
+	lines  *lineBuffer // nil without a sink
 
 	partitions madePartitions
 
@@ -50,6 +51,11 @@ func New(pool *pgxpool.Pool, opts Options) (*SimpleQueue, error) {
 	q.db = &store.DB{Schema: store.NewSchema(opts.Schema), Pool: pool}
 	q.wakes = &wakeups{queue: q, channel: channelName(opts.Schema)}
 	q.groups = newGrouper(q)
+	if opts.LogSink != nil {
+		if q.lines, err = newLineBuffer(q); err != nil {
+			return nil, err
+		}
+	}
 	return q, nil
 }
 
@@ -104,6 +110,8 @@ type running struct {
 	queue *SimpleQueue
 	job   *Job
 	claim *claim
+
+	logged atomic.Pointer[attemptLines] // nil until it logs
 
 	mu    sync.Mutex                 // held by what writes the job's payload or steps
 	steps map[string]json.RawMessage // nil until they have been asked for

@@ -112,6 +112,9 @@ func (r *runner) run(c *claim) {
 	a := attempt{}
 	defer func() {
 		beat.end()
+		if inside.logged.Load() != nil {
+			r.queue.lines.hurry()
+		}
 		r.finish(c, &a)
 	}()
 	if r.refusing.Load() || c.unpermitted {

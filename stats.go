@@ -28,6 +28,9 @@ type Stats struct {
 	LeasesLost   int64
 	Reaped       int64 // jobs of dead workers found by this process
 
+	LogLines        int64 // of handlers, given to the sink
+	LogLinesDropped int64 // for want of room, or refused by the sink
+
 	Queues map[string]QueueStats // the queues met so far
 }
 
@@ -44,6 +47,7 @@ type counters struct {
 	claims, claimed, completed, retried, rescheduled atomic.Int64
 	deferred, givenBack, parked, dead                atomic.Int64
 	leasesLost, reaped, payloadBytes                 atomic.Int64
+	logLines, logLinesDropped                        atomic.Int64
 }
 
 // count counts one outcome that has been written.
@@ -74,8 +78,8 @@ func (q *SimpleQueue) Stats() Stats {
 		Claims: c.claims.Load(), Claimed: c.claimed.Load(), Completed: c.completed.Load(), Retried: c.retried.Load(),
 		Rescheduled: c.rescheduled.Load(), Deferred: c.deferred.Load(), GivenBack: c.givenBack.Load(),
 		Parked: c.parked.Load(), DeadLettered: c.dead.Load(), LeasesLost: c.leasesLost.Load(), Reaped: c.reaped.Load(),
-		PayloadBytes: c.payloadBytes.Load(),
-		Queues:       map[string]QueueStats{},
+		PayloadBytes: c.payloadBytes.Load(), LogLines: c.logLines.Load(), LogLinesDropped: c.logLinesDropped.Load(),
+		Queues: map[string]QueueStats{},
 	}
 	s.FreePermits = max(0, q.opts.GlobalPermits-s.Running)
 	for _, r := range q.routes.served() {

@@ -242,7 +242,7 @@ func (j *Janitor) housekeep(ctx context.Context) (dropped int, err error) {
 		j.makePartitions(ctx, "job_queue_archive", archive, daysAhead),
 		j.makePartitions(ctx, "job_queue_dlq", dead, daysAhead),
 	}
-	for _, parent := range []string{"job_queue_archive", "job_queue_dlq"} {
+	for _, parent := range []string{"job_queue_archive", "job_queue_dlq", "job_log"} {
 		n := 0
 		errs = append(errs, j.db.Tx(ctx, limit, store.Step{
 			Statement: dropExpired, Args: []any{parent}, Scan: func(row pgx.Rows) error { return row.Scan(&n) },
@@ -278,6 +278,12 @@ func (j *Janitor) MakePartitions(ctx context.Context, archive, deadLetter []int6
 	return errors.Join(
 		j.makePartitions(ctx, "job_queue_archive", archive, 0),
 		j.makePartitions(ctx, "job_queue_dlq", deadLetter, 0))
+}
+
+// MakeLogPartitions makes the partitions that lines of jobs' logs need if they
+// are kept for the given numbers of seconds, a week ahead.
+func (j *Janitor) MakeLogPartitions(ctx context.Context, keep []int64) error {
+	return j.makePartitions(ctx, "job_log", keep, daysAhead)
 }
 
 func (j *Janitor) makePartitions(ctx context.Context, parent string, keep []int64, ahead int) error {

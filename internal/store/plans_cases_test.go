@@ -31,6 +31,9 @@ type hotStatement struct {
 
 // plainStatements touch one row by its key, or none.
 var plainStatements = []string{
+	"set_config('synchronous_commit'",
+	"INSERT INTO simplequeue.job_log",                          // writes only
+	"FROM simplequeue.job_log AS l\nWHERE l.job_id",            // by its primary key, as much as there is
 	"UPDATE simplequeue.job_running_0 AS r\n    SET payload =", // checkpoint and saveStep
 	"SELECT p.steps\nFROM simplequeue.job_payload",
 	"AND r.claim_nonce = $2::bigint\nFOR UPDATE SKIP LOCKED",
