@@ -78,6 +78,26 @@ func (e *InvalidOptionError) Error() string {
 	return fmt.Sprintf("simplequeue: Options.%s = %v: %s", e.Option, e.Value, e.Reason)
 }
 
+// InvalidFilterError tells which field of a filter, or which cursor, makes no
+// sense, and why.
+type InvalidFilterError struct {
+	Field  string
+	Value  string // shortened
+	Reason string
+}
+
+func (e *InvalidFilterError) Error() string {
+	if e.Value == "" {
+		return fmt.Sprintf("simplequeue: Filter.%s %s", e.Field, e.Reason)
+	}
+	return fmt.Sprintf("simplequeue: Filter.%s %q %s", e.Field, e.Value, e.Reason)
+}
+
+// errTooWide keeps a slip from changing all jobs there are.
+var errTooWide = &InvalidFilterError{
+	Field: "Queue", Reason: "and the others are empty, which matches every job: name ids, a queue, a kind, a unique key, a fingerprint or metadata",
+}
+
 // InsertUnknownError is the error behind [ErrInsertUnknown].
 type InsertUnknownError struct {
 	IDs []uuid.UUID // the ids of the jobs, in the order of the insert
