@@ -24,8 +24,11 @@ var (
 var (
 	// ErrNotFound is returned when no job has the id.
 	ErrNotFound = errors.New("simplequeue: job not found")
-	// ErrFinished is returned by Cancel when the job has already ended.
+	// ErrFinished is returned by Cancel and Change when the job has already ended.
 	ErrFinished = errors.New("simplequeue: job already finished")
+	// ErrStarted is returned by Change when the job has started, so that it is too
+	// late.
+	ErrStarted = errors.New("simplequeue: job has already started")
 	// ErrUniqueContention is returned by an insert that met, several times in a
 	// row, a unique key whose holder was gone when it was looked up. The insert
 	// changed nothing and can be repeated; a transaction of the caller's is to

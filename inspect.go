@@ -2,6 +2,7 @@ package simplequeue
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"time"
 
@@ -20,6 +21,8 @@ type JobInfo struct {
 	FinishedAt  time.Time
 	WorkerID    uuid.UUID
 	DuplicateOf uuid.UUID // an older live job with the same fingerprint, if the reaper found one
+	Redrives    int       // how often it was taken from the dead letter queue to run again
+	ReplayOf    uuid.UUID // the archived job of which this one is a copy
 }
 
 // Get returns one job, wherever it is, or [ErrNotFound]. It is read in one
@@ -158,6 +161,7 @@ func infoOf(r *store.Info) JobInfo {
 		RunAt: orZero(r.RunAt), StartedAt: orZero(r.StartedAt), FinishedAt: orZero(r.FinishedAt),
 	}
 	i.fill(r.Errors, r.Props)
+	i.fillHistory(r.Props)
 	if r.WorkerID != nil {
 		i.WorkerID = *r.WorkerID
 	}
@@ -165,6 +169,20 @@ func infoOf(r *store.Info) JobInfo {
 		i.DuplicateOf = *r.DuplicateOf
 	}
 	return i
+}
+
+// fillHistory decodes what operators have done.
+func (i *JobInfo) fillHistory(properties []byte) {
+	var p struct {
+		Redrives int        `json:"redrives"`
+		ReplayOf *uuid.UUID `json:"replay_of"`
+	}
+	if properties != nil {
+		_ = json.Unmarshal(properties, &p)
+	}
+	if i.Redrives = p.Redrives; p.ReplayOf != nil {
+		i.ReplayOf = *p.ReplayOf
+	}
 }
 
 func orZero(t *time.Time) time.Time {

@@ -58,6 +58,9 @@ type Conflict struct {
 // times is good enough; an empty one is refused.
 func (q *SimpleQueue) Redrive(ctx context.Context, f Filter, how Redrive) (Redriven, error) {
 	if len(f.States) == 0 {
+		if !f.narrow() && f.FinishedFrom.IsZero() && f.FinishedBefore.IsZero() {
+			return Redriven{}, errTooWide
+		}
 		f.States = deadStates
 	}
 	for _, s := range f.States {
@@ -65,13 +68,13 @@ func (q *SimpleQueue) Redrive(ctx context.Context, f Filter, how Redrive) (Redri
 			return Redriven{}, &InvalidFilterError{Field: "States", Value: string(s), Reason: "is not in the dead letter queue"}
 		}
 	}
-	var maxAttempts *int32
+	var budget *int32
 	if how.MaxAttempts > 0 {
-		n := int32(min(how.MaxAttempts, maxAttemptsLimit))
-		maxAttempts = &n
+		n := int32(min(how.MaxAttempts, maxAttempts))
+		budget = &n
 	}
 	return q.again(ctx, f, how, func(ids []uuid.UUID, done *Redriven) error {
-		r, err := q.db.Redrive(ctx, redriveLimit, rawIDs(ids), maxAttempts)
+		r, err := q.db.Redrive(ctx, redriveLimit, rawIDs(ids), budget)
 		if len(r.IDs) > 0 {
 			lanes := make([]store.Lane, 0, len(r.Lanes))
 			for l := range r.Lanes {
@@ -91,8 +94,6 @@ func (q *SimpleQueue) Redrive(ctx context.Context, f Filter, how Redrive) (Redri
 
 var deadStates = []State{StateFailed, StateCancelled, StateUnprocessable, StateCritical, StateBadJob}
 
-const maxAttemptsLimit = maxAttempts
-
 func (r *Redriven) conflict(id, holder uuid.UUID) {
 	r.Conflicts++
 	if len(r.Conflicting) < maxConflicts {
@@ -110,6 +111,9 @@ func (r *Redriven) conflict(id, holder uuid.UUID) {
 // A replay that is called again copies again. Filters, rate, batches and errors
 // are those of [SimpleQueue.Redrive].
 func (q *SimpleQueue) Replay(ctx context.Context, f Filter, how Redrive) (Redriven, error) {
+	if len(f.States) == 0 && !f.narrow() && f.FinishedFrom.IsZero() && f.FinishedBefore.IsZero() {
+		return Redriven{}, errTooWide
+	}
 	if len(f.States) > 0 && (len(f.States) > 1 || f.States[0] != StateCompleted) {
 		return Redriven{}, &InvalidFilterError{Field: "States", Value: string(f.States[0]), Reason: "is not in the archive: leave it out"}
 	}
@@ -153,7 +157,6 @@ func (q *SimpleQueue) copies(rows []store.Archived, how Redrive) (*batch, error)
 			UniqueKey: deref(a.UniqueKey), UniqueGlobal: a.UniqueKey != nil && deref(a.UniqueScope) == "",
 		}
 		r.id, r.maxAttempts, r.payload, r.size = id, int(a.MaxAttempts), a.Payload, len(deref(a.Payload))+len(a.Raw)
-		def(&how.MaxAttempts, 0)
 		if how.MaxAttempts > 0 {
 			r.maxAttempts = min(how.MaxAttempts, maxAttempts)
 		}

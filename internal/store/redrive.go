@@ -32,51 +32,51 @@ WITH ended AS MATERIALIZED (
     ) AS k
     ON CONFLICT (scope, key) DO NOTHING
     RETURNING job_id
-), free AS MATERIALIZED (
-    SELECT e.id
+), judged AS MATERIALIZED (
+    SELECT e.id, e.created_at, e.max_attempts, e.crash_count, e.priority, e.queue, e.kind,
+           e.unique_scope, e.unique_key, e.fingerprint, e.payload, e.raw, e.errors, e.props, e.size,
+           e.unique_key IS NULL OR e.id IN (SELECT t.job_id FROM taken AS t) AS free,
+           CASE WHEN e.crash_count > 0 THEN -2 ELSE e.priority END AS lane
     FROM ended AS e
-    WHERE e.unique_key IS NULL OR e.id IN (SELECT t.job_id FROM taken AS t)
 ), gone AS (
     DELETE FROM {schema}.{table} AS d
-    WHERE d.id = ANY (ARRAY(SELECT f.id FROM free AS f))
+    WHERE d.id = ANY (ARRAY(SELECT j.id FROM judged AS j WHERE j.free))
 ), fingerprint AS (
     INSERT INTO {schema}.job_fingerprint (fingerprint, job_id)
-    SELECT e.fingerprint, e.id
-    FROM ended AS e
-    WHERE e.fingerprint IS NOT NULL AND e.id IN (SELECT f.id FROM free AS f)
+    SELECT j.fingerprint, j.id
+    FROM judged AS j
+    WHERE j.free AND j.fingerprint IS NOT NULL
     ON CONFLICT (job_id) DO NOTHING
 ), {big}lane AS (
     INSERT INTO {schema}.job_lane (queue, priority)
-    SELECT DISTINCT e.queue, e.priority
-    FROM ended AS e
+    SELECT l.queue, l.priority
+    FROM (SELECT DISTINCT j.queue, j.priority FROM judged AS j WHERE j.free) AS l
     WHERE NOT EXISTS (
         SELECT FROM {schema}.job_lane AS known
-        WHERE known.queue = e.queue AND known.priority = e.priority)
+        WHERE known.queue = l.queue AND known.priority = l.priority)
 ), queued AS (
     INSERT INTO {schema}.job_queue ({job}, lane)
-    SELECT e.id, e.created_at, 0, coalesce($2::integer, e.max_attempts), 0, least(e.crash_count, 1),
-           CASE WHEN e.size > 1024 THEN e.size ELSE 0 END, e.priority, e.queue, e.kind, e.unique_scope, e.unique_key, e.fingerprint,
-           CASE WHEN e.size <= 1024 THEN e.payload END, CASE WHEN e.size <= 1024 THEN e.raw END, e.errors,
-           (coalesce(e.props, '{}') - 'redrive_conflict') || jsonb_build_object('redrives', coalesce((e.props ->> 'redrives')::integer, 0) + 1),
-           CASE WHEN e.crash_count > 0 THEN -2 ELSE e.priority END
-    FROM ended AS e
-    WHERE e.id IN (SELECT f.id FROM free AS f)
-    ORDER BY e.id
-    RETURNING id, queue, lane
+    SELECT j.id, j.created_at, 0, coalesce($2::integer, j.max_attempts), 0, least(j.crash_count, 1),
+           CASE WHEN j.size > 1024 THEN j.size ELSE 0 END, j.priority, j.queue, j.kind, j.unique_scope, j.unique_key, j.fingerprint,
+           CASE WHEN j.size <= 1024 THEN j.payload END, CASE WHEN j.size <= 1024 THEN j.raw END, j.errors,
+           (coalesce(j.props, '{}') - 'redrive_conflict') || jsonb_build_object('redrives', coalesce((j.props ->> 'redrives')::integer, 0) + 1),
+           j.lane
+    FROM judged AS j
+    WHERE j.free
+    ORDER BY j.id
 )
-SELECT e.id, e.unique_scope, e.unique_key, q.queue, q.lane
-FROM ended AS e
-LEFT JOIN queued AS q ON q.id = e.id
-ORDER BY e.id`
+SELECT j.id, j.unique_scope, j.unique_key, j.queue, j.lane, j.free
+FROM judged AS j
+ORDER BY j.id`
 
 var (
 	redriveDead = Define(in("job_queue_dlq", strings.NewReplacer(
 		"{size}", sizeOf("d"),
 		"{big}", `big AS (
     INSERT INTO {schema}.job_payload (id, payload, raw)
-    SELECT e.id, e.payload, e.raw
-    FROM ended AS e
-    WHERE e.size > 1024 AND e.id IN (SELECT f.id FROM free AS f)
+    SELECT j.id, j.payload, j.raw
+    FROM judged AS j
+    WHERE j.free AND j.size > 1024
 ), `).Replace(redrive)))
 	// What ended outside a worker and has not been moved yet still has its payload
 	// where a live job has it.
@@ -104,17 +104,18 @@ type KeyConflict struct {
 
 func (r *Redriven) scan(row pgx.Rows) error {
 	var id [16]byte
-	var scope, key, queue *string
-	var lane *int16
-	if err := row.Scan(&id, &scope, &key, &queue, &lane); err != nil {
+	var scope, key *string
+	var l Lane
+	var free bool
+	if err := row.Scan(&id, &scope, &key, &l.Queue, &l.Priority, &free); err != nil {
 		return err
 	}
-	if queue == nil {
+	if !free {
 		r.Conflicts = append(r.Conflicts, KeyConflict{ID: id, Scope: *scope, Key: *key})
 		return nil
 	}
 	r.IDs = append(r.IDs, id)
-	r.Lanes[Lane{Queue: *queue, Priority: *lane}] = true
+	r.Lanes[l] = true
 	return nil
 }
 
