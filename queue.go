@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"sync/atomic"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/simplequeue/simplequeue/internal/store"
@@ -23,6 +24,8 @@ type SimpleQueue struct {
 	stats  counters
 	wakes  *wakeups
 	groups *grouper
+	ends   *endWatch
+	hand   uuid.UUID // claims of this process that no worker makes
 
 	ran    atomic.Bool
 	engine atomic.Pointer[engine] // while Run is going
@@ -39,13 +42,14 @@ func New(pool *pgxpool.Pool, opts Options) (*SimpleQueue, error) {
 	if err != nil {
 		return nil, err
 	}
-	q := &SimpleQueue{opts: opts, pool: pool, log: opts.Logger.With("schema", opts.Schema)}
+	q := &SimpleQueue{opts: opts, pool: pool, hand: uuid.New(), log: opts.Logger.With("schema", opts.Schema)}
 	if q.routes, err = newRoutes(&q.opts); err != nil {
 		return nil, err
 	}
 	q.db = &store.DB{Schema: store.NewSchema(opts.Schema), Pool: pool}
 	q.wakes = &wakeups{queue: q, channel: channelName(opts.Schema)}
 	q.groups = newGrouper(q)
+	q.ends = &endWatch{look: q.states}
 	return q, nil
 }
 
