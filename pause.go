@@ -6,6 +6,8 @@ import (
 	"slices"
 	"sync/atomic"
 	"time"
+
+	"github.com/simplequeue/simplequeue/internal/store"
 )
 
 const (
@@ -55,9 +57,12 @@ func (q *SimpleQueue) Drain(ctx context.Context, queue, reason string) error {
 	if err := q.Pause(ctx, queue, reason); err != nil {
 		return err
 	}
+	var last store.Draining
 	for wait := drainFirst; ; wait = min(2*wait, drainMost) {
 		d, err := q.db.Draining(ctx, claimLimit, queue, workerGone)
 		switch {
+		case err != nil && ctx.Err() != nil:
+			return drainEnded(queue, last, ctx.Err())
 		case err != nil:
 			return fmt.Errorf("simplequeue: drain %q: %w", queue, err)
 		case !d.Paused:
@@ -65,15 +70,20 @@ func (q *SimpleQueue) Drain(ctx context.Context, queue, reason string) error {
 		case d.Running == 0 && d.Unaware == 0:
 			return nil
 		}
+		last = d
 		t := time.NewTimer(jittered(wait))
 		select {
 		case <-ctx.Done():
 			t.Stop()
-			return fmt.Errorf("simplequeue: drain %q: %d jobs still run, %d workers have not noted the pause: %w",
-				queue, d.Running, d.Unaware, ctx.Err())
+			return drainEnded(queue, last, ctx.Err())
 		case <-t.C:
 		}
 	}
+}
+
+func drainEnded(queue string, last store.Draining, err error) error {
+	return fmt.Errorf("simplequeue: drain %q: at the last look %d jobs ran and %d workers had not noted the pause: %w",
+		queue, last.Running, last.Unaware, err)
 }
 
 // pauseBook is what the poller knows of pauses. But for look it belongs to the

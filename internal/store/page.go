@@ -267,14 +267,17 @@ func opposite(sign string) string {
 	return "<"
 }
 
+// rows asks for the jobs whose ids have been picked, in the same snapshot.
+func (f *Filter) rows(p Place, ids string) string {
+	return "SELECT " + infoColumns + "\nFROM {schema}." + f.view() + " AS j\nWHERE j.id = ANY (ARRAY(" + ids + "))\nORDER BY j.id " + p.order()
+}
+
 const inspectLimit = 30 * time.Second
 
 // Page returns up to limit jobs that match, from a place on, and the place
 // where it stopped, "" at the end. It reads at most slice rows of each table.
 func (db *DB) Page(ctx context.Context, f Filter, p Place, limit, slice int) (infos []Info, next string, err error) {
-	next, err = db.page(ctx, &f, p, limit, slice, func(q *query, ids string) string {
-		return "SELECT " + infoColumns + "\nFROM {schema}." + f.view() + " AS j\nWHERE j.id = ANY (ARRAY(" + ids + "))\nORDER BY j.id " + p.order()
-	}, func(row pgx.Rows) ([16]byte, error) {
+	next, err = db.page(ctx, &f, p, limit, slice, func(ids string) string { return f.rows(p, ids) }, func(row pgx.Rows) ([16]byte, error) {
 		var i Info
 		err := i.scan(row)
 		infos = append(infos, i)
@@ -285,7 +288,7 @@ func (db *DB) Page(ctx context.Context, f Filter, p Place, limit, slice int) (in
 
 // PageIDs is Page for the ids alone.
 func (db *DB) PageIDs(ctx context.Context, f Filter, p Place, limit, slice int) (ids [][16]byte, next string, err error) {
-	next, err = db.page(ctx, &f, p, limit, slice, func(_ *query, ids string) string { return ids }, func(row pgx.Rows) (id [16]byte, err error) {
+	next, err = db.page(ctx, &f, p, limit, slice, func(ids string) string { return ids }, func(row pgx.Rows) (id [16]byte, err error) {
 		err = row.Scan(&id)
 		ids = append(ids, id)
 		return id, err
@@ -294,7 +297,7 @@ func (db *DB) PageIDs(ctx context.Context, f Filter, p Place, limit, slice int) 
 }
 
 func (db *DB) page(ctx context.Context, f *Filter, p Place, limit, slice int,
-	text func(q *query, ids string) string, scan func(pgx.Rows) ([16]byte, error),
+	text func(ids string) string, scan func(pgx.Rows) ([16]byte, error),
 ) (next string, err error) {
 	upto := ""
 	if f.walks() {
@@ -303,7 +306,7 @@ func (db *DB) page(ctx context.Context, f *Filter, p Place, limit, slice int,
 		}
 	}
 	q := &query{}
-	sql := text(q, f.pick(q, p, upto, limit))
+	sql := text(f.pick(q, p, upto, limit))
 	n, last := 0, [16]byte{}
 	err = db.Tx(ctx, inspectLimit, Step{Text: sql, Args: q.args, Scan: func(row pgx.Rows) (err error) {
 		n++
