@@ -2,7 +2,6 @@ package simplequeue
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -46,33 +45,19 @@ func (q *SimpleQueue) Cancel(ctx context.Context, id uuid.UUID, reason string) (
 // or were asked to stop. Jobs inserted meanwhile may be missed. A filter that
 // selects everything is refused.
 func (q *SimpleQueue) CancelMatching(ctx context.Context, f Filter, reason string) (int, error) {
-	if f.IDs == nil && f.Queue == "" && f.Kind == "" && f.UniqueKey == "" && f.Fingerprint == "" {
-		return 0, errors.New("simplequeue: the filter matches every job: name ids, a queue, a kind, a unique key or a fingerprint")
+	if !f.narrow() {
+		return 0, errTooWide
 	}
 	if len(f.States) == 0 {
 		f.States = []State{StateWaiting, StatePending, StateRunning}
 	}
-	f.After, f.Limit = uuid.Nil, cancelBatch
 	total := 0
-	for {
-		list, err := q.List(ctx, f)
-		if err != nil {
-			return total, err
-		}
-		if len(list) == 0 {
-			return total, nil
-		}
-		ids := make([]uuid.UUID, len(list))
-		for i := range list {
-			ids[i] = list[i].ID
-		}
+	err := q.ids(ctx, f, cancelBatch, func(ids []uuid.UUID) error {
 		done, err := q.cancel(ctx, ids, reason)
 		total += len(done)
-		if err != nil {
-			return total, err
-		}
-		f.After = ids[len(ids)-1]
-	}
+		return err
+	})
+	return total, err
 }
 
 // cancel returns the new states of those ids that were live. A job that moved
@@ -153,7 +138,7 @@ func (q *SimpleQueue) live(ctx context.Context, ids []uuid.UUID) ([]uuid.UUID, e
 		return nil, nil
 	}
 	list, err := q.List(ctx, Filter{
-		IDs: ids, Limit: len(ids), States: []State{StateWaiting, StatePending, StateRunning, StateCancelling},
+		IDs: ids, Limit: len(ids), States: liveStates,
 	})
 	live := make([]uuid.UUID, len(list))
 	for i := range list {

@@ -228,6 +228,9 @@ func (e *engine) received(n note) {
 	if n.cancel {
 		e.lookForCancels()
 	}
+	if n.pause {
+		e.poller.lookForPauses()
+	}
 	switch {
 	case n.any:
 		e.poller.hint(nil)
@@ -377,7 +380,7 @@ func (e *engine) sayGoodbye(limit time.Duration) {
 // register shows operators that this worker is there.
 func (e *engine) register(ctx context.Context) {
 	for {
-		err := e.db.RegisterWorker(ctx, claimLimit, e.worker, e.queue.opts.Name, e.queue.routes.names())
+		err := e.db.RegisterWorker(ctx, claimLimit, e.worker, e.queue.opts.Name, e.queue.routes.names(), e.queue.routes.knownKinds())
 		if ctx.Err() != nil {
 			return
 		}

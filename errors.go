@@ -24,8 +24,11 @@ var (
 var (
 	// ErrNotFound is returned when no job has the id.
 	ErrNotFound = errors.New("simplequeue: job not found")
-	// ErrFinished is returned by Cancel when the job has already ended.
+	// ErrFinished is returned by Cancel and Change when the job has already ended.
 	ErrFinished = errors.New("simplequeue: job already finished")
+	// ErrStarted is returned by Change when the job has started, so that it is too
+	// late.
+	ErrStarted = errors.New("simplequeue: job has already started")
 	// ErrUniqueContention is returned by an insert that met, several times in a
 	// row, a unique key whose holder was gone when it was looked up. The insert
 	// changed nothing and can be repeated; a transaction of the caller's is to
@@ -99,6 +102,26 @@ type InvalidOptionError struct {
 
 func (e *InvalidOptionError) Error() string {
 	return fmt.Sprintf("simplequeue: Options.%s = %v: %s", e.Option, e.Value, e.Reason)
+}
+
+// InvalidFilterError tells which field of a filter, or which cursor, makes no
+// sense, and why.
+type InvalidFilterError struct {
+	Field  string
+	Value  string // shortened
+	Reason string
+}
+
+func (e *InvalidFilterError) Error() string {
+	if e.Value == "" {
+		return fmt.Sprintf("simplequeue: Filter.%s %s", e.Field, e.Reason)
+	}
+	return fmt.Sprintf("simplequeue: Filter.%s %q %s", e.Field, e.Value, e.Reason)
+}
+
+// errTooWide keeps a slip from changing all jobs there are.
+var errTooWide = &InvalidFilterError{
+	Field: "Queue", Reason: "and the others are empty, which matches every job: name ids, a queue, a kind, a unique key, a fingerprint or metadata",
 }
 
 // InsertUnknownError is the error behind [ErrInsertUnknown].

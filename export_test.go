@@ -19,3 +19,14 @@ func (q *SimpleQueue) PendingInserts() (calls, flushers int) {
 
 // LimitGroups sets how long a group of inserts waits for the database.
 func (q *SimpleQueue) LimitGroups(d time.Duration) { q.groups.limit = d }
+
+// Waiters is how many calls wait for a job to end.
+func (q *SimpleQueue) Waiters() int {
+	q.ends.mu.Lock()
+	defer q.ends.mu.Unlock()
+	n := 0
+	for _, list := range q.ends.waiting {
+		n += len(list)
+	}
+	return n
+}

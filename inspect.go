@@ -24,44 +24,9 @@ type JobInfo struct {
 	// Result is what the handler has set by [Job.SetResult], nil if it has set
 	// none or the job has not completed. [ResultOf] decodes it.
 	Result json.RawMessage
-}
 
-// Filter selects jobs. Zero fields select all.
-type Filter struct {
-	IDs    []uuid.UUID
-	Queue  string
-	Kind   string
-	States []State
-	// UniqueKey selects jobs that were inserted with the key: in Queue, or in
-	// any queue if that is empty.
-	UniqueKey   string
-	Fingerprint string
-	// After and Limit page through a List: jobs with greater ids, at most Limit
-	// of them. Ids made by the library grow with time. Default limit 100.
-	After uuid.UUID
-	Limit int
-}
-
-func (f *Filter) store() store.Filter {
-	s := store.Filter{
-		Queue: f.Queue, Kind: f.Kind, UniqueKey: f.UniqueKey, Fingerprint: f.Fingerprint,
-		Limit: f.Limit, LiveOnly: len(f.States) > 0,
-	}
-	def(&s.Limit, 100)
-	if f.IDs != nil {
-		s.IDs = []string{}
-	}
-	for _, id := range f.IDs {
-		s.IDs = append(s.IDs, id.String())
-	}
-	for _, state := range f.States {
-		s.States = append(s.States, string(state))
-		s.LiveOnly = s.LiveOnly && !state.Terminal()
-	}
-	if f.After != uuid.Nil {
-		s.After = f.After.String()
-	}
-	return s
+	Redrives    int       // how often it was taken from the dead letter queue to run again
+	ReplayOf    uuid.UUID // the archived job of which this one is a copy
 }
 
 // Get returns one job, wherever it is, or [ErrNotFound]. It is read in one
@@ -77,23 +42,108 @@ func (q *SimpleQueue) Get(ctx context.Context, id uuid.UUID) (JobInfo, error) {
 	return list[0], nil
 }
 
-// List returns the jobs that match, by id.
+// List returns the first Filter.Limit jobs that match, by id. It looks for as
+// long as it takes to find so many: see [SimpleQueue.Page] for many jobs, of
+// which few match.
 func (q *SimpleQueue) List(ctx context.Context, f Filter) ([]JobInfo, error) {
-	rows, err := q.db.List(ctx, q.pool, f.store())
+	if err := f.validate(); err != nil {
+		return nil, err
+	}
+	def(&f.Limit, 100)
+	var list []JobInfo
+	limit := f.Limit
+	for cursor := ""; ; {
+		f.Limit = limit - len(list)
+		page, err := q.Page(ctx, f, cursor)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, page.Jobs...)
+		if cursor = page.Next; cursor == "" || len(list) == limit {
+			return list, nil
+		}
+	}
+}
+
+// Page is a part of the jobs that match a filter.
+type Page struct {
+	Jobs []JobInfo
+	Next string // the cursor of the page after this one, "" if this is the last
+}
+
+// pageSlice is how many rows of a table are read for one page at most.
+const pageSlice = 10_000
+
+// Page returns the jobs that match behind a cursor: an empty one for the
+// beginning, or Page.Next of the page before. A page reads a bounded part of the
+// tables, whatever the filter and however many jobs there are: it may hold fewer
+// than Filter.Limit jobs, or none, and still not be the last. Pages go by id, and
+// each sees the jobs of all states at one moment. So a job that is there from the
+// first page to the last and matches all the while is returned exactly once, as
+// often as it or others may move from state to state meanwhile; one that is
+// inserted, or begins or ceases to match, may be returned or not.
+//
+// A filter or a cursor that makes no sense is an [*InvalidFilterError].
+func (q *SimpleQueue) Page(ctx context.Context, f Filter, cursor string) (Page, error) {
+	place, err := f.check(cursor)
 	if err != nil {
-		return nil, fmt.Errorf("simplequeue: list jobs: %w", err)
+		return Page{}, err
 	}
-	list := make([]JobInfo, len(rows))
+	rows, next, err := q.db.Page(ctx, f.store(), place, f.Limit, pageSlice)
+	if err != nil {
+		return Page{}, fmt.Errorf("simplequeue: list jobs: %w", err)
+	}
+	page := Page{Jobs: make([]JobInfo, len(rows)), Next: f.cursor(next)}
 	for i := range rows {
-		list[i] = infoOf(&rows[i])
+		page.Jobs[i] = infoOf(&rows[i])
 	}
-	return list, nil
+	return page, nil
+}
+
+// check checks the filter and fills in its default.
+func (f *Filter) check(cursor string) (store.Place, error) {
+	if err := f.validate(); err != nil {
+		return store.Place{}, err
+	}
+	def(&f.Limit, 100)
+	return f.place(cursor)
+}
+
+// ids calls do with the ids of the jobs that match, page by page, each of at
+// most so many.
+func (q *SimpleQueue) ids(ctx context.Context, f Filter, size int, do func(ids []uuid.UUID) error) error {
+	if err := f.validate(); err != nil {
+		return err
+	}
+	place := store.Place{Newest: f.Newest}
+	for {
+		rows, next, err := q.db.PageIDs(ctx, f.store(), place, size, pageSlice)
+		if err != nil {
+			return fmt.Errorf("simplequeue: look for jobs: %w", err)
+		}
+		if len(rows) > 0 {
+			ids := make([]uuid.UUID, len(rows))
+			for i := range rows {
+				ids[i] = rows[i]
+			}
+			if err := do(ids); err != nil {
+				return err
+			}
+		}
+		if place.After = next; next == "" {
+			return nil
+		}
+	}
 }
 
 // Count returns how many jobs match, by state. It reads them all: give a filter
-// that an index serves where there are many.
+// that an index serves where there are many (ids, or the unique key or
+// fingerprint of live jobs).
 func (q *SimpleQueue) Count(ctx context.Context, f Filter) (map[State]int64, error) {
-	found, err := q.db.Count(ctx, q.pool, f.store())
+	if err := f.validate(); err != nil {
+		return nil, err
+	}
+	found, err := q.db.Count(ctx, f.store())
 	if err != nil {
 		return nil, fmt.Errorf("simplequeue: count jobs: %w", err)
 	}
@@ -116,6 +166,7 @@ func infoOf(r *store.Info) JobInfo {
 		RunAt:  orZero(r.RunAt), StartedAt: orZero(r.StartedAt), FinishedAt: orZero(r.FinishedAt),
 	}
 	i.fill(r.Errors, r.Props)
+	i.fillHistory(r.Props)
 	if r.WorkerID != nil {
 		i.WorkerID = *r.WorkerID
 	}
@@ -123,6 +174,20 @@ func infoOf(r *store.Info) JobInfo {
 		i.DuplicateOf = *r.DuplicateOf
 	}
 	return i
+}
+
+// fillHistory decodes what operators have done.
+func (i *JobInfo) fillHistory(properties []byte) {
+	var p struct {
+		Redrives int        `json:"redrives"`
+		ReplayOf *uuid.UUID `json:"replay_of"`
+	}
+	if properties != nil {
+		_ = json.Unmarshal(properties, &p)
+	}
+	if i.Redrives = p.Redrives; p.ReplayOf != nil {
+		i.ReplayOf = *p.ReplayOf
+	}
 }
 
 func orZero(t *time.Time) time.Time {

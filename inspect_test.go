@@ -29,19 +29,28 @@ func TestFiltersSelect(t *testing.T) {
 	}))
 	start(t, q)
 	jobs := map[string]simplequeue.NewJob{
-		"pending": {Queue: "a", Kind: "x", Fingerprint: "f", UniqueKey: "k"},
+		"pending": {Queue: "a", Kind: "x", Fingerprint: "f", UniqueKey: "k", Metadata: map[string]string{"team": "ops"}},
 		"waiting": {Queue: "a", Kind: "y", Fingerprint: "f", Delay: time.Hour},
 		"global":  {Queue: "b", Kind: "x", UniqueKey: "k", UniqueGlobal: true},
 		"done":    {Queue: "run", Kind: "x", Fingerprint: "f", UniqueKey: "k"},
-		"dead":    {Queue: "run", Kind: "dead", Fingerprint: "f"},
+		"dead":    {Queue: "run", Kind: "dead", Fingerprint: "f", Metadata: map[string]string{"team": "ops", "at": "night"}},
 	}
 	ids := map[string]uuid.UUID{}
 	names := map[uuid.UUID]string{}
-	for name, job := range jobs {
-		ids[name] = insert(t, q, job)
+	now := func() time.Time { return queryOne[time.Time](t, pool, "SELECT clock_timestamp()") }
+	put := func(name string) {
+		ids[name] = insert(t, q, jobs[name])
 		names[ids[name]] = name
 	}
+	before := now()
+	put("pending")
+	middle := now()
+	for _, name := range []string{"waiting", "global", "done"} {
+		put(name)
+	}
 	awaitState(t, q, ids["done"], simplequeue.StateCompleted)
+	ended := now()
+	put("dead")
 	awaitState(t, q, ids["dead"], simplequeue.StateCritical)
 	live := []simplequeue.State{simplequeue.StatePending, simplequeue.StateWaiting, simplequeue.StateRunning}
 	for _, c := range []struct {
@@ -60,6 +69,19 @@ func TestFiltersSelect(t *testing.T) {
 		{simplequeue.Filter{UniqueKey: "k", States: live, Queue: "b"}, []string{"global"}},
 		{simplequeue.Filter{States: []simplequeue.State{simplequeue.StateCompleted, simplequeue.StateWaiting}}, []string{"done", "waiting"}},
 		{simplequeue.Filter{IDs: []uuid.UUID{ids["dead"], ids["pending"], uuid.New()}}, []string{"dead", "pending"}},
+		{simplequeue.Filter{States: []simplequeue.State{simplequeue.StateRunning, simplequeue.StateCritical}}, []string{"dead"}},
+		{simplequeue.Filter{Metadata: map[string]string{"team": "ops"}}, []string{"dead", "pending"}},
+		{simplequeue.Filter{Metadata: map[string]string{"team": "ops", "at": "night"}}, []string{"dead"}},
+		{simplequeue.Filter{Metadata: map[string]string{"team": "op"}}, nil},
+		{simplequeue.Filter{CreatedFrom: before, CreatedBefore: middle}, []string{"pending"}},
+		{simplequeue.Filter{CreatedFrom: middle}, []string{"dead", "done", "global", "waiting"}},
+		{simplequeue.Filter{CreatedBefore: before}, nil},
+		{simplequeue.Filter{FinishedFrom: before}, []string{"dead", "done"}},
+		{simplequeue.Filter{FinishedFrom: ended}, []string{"dead"}},
+		{simplequeue.Filter{FinishedBefore: ended}, []string{"done"}},
+		{simplequeue.Filter{FinishedBefore: ended, States: live}, nil},
+		{simplequeue.Filter{Fingerprint: "f", Newest: true}, []string{"dead", "done", "pending", "waiting"}},
+		{simplequeue.Filter{IDs: []uuid.UUID{}}, nil},
 		{simplequeue.Filter{Queue: "nobody"}, nil},
 		{simplequeue.Filter{Queue: "'; --"}, nil},
 	} {
@@ -95,21 +117,21 @@ func TestListPagesByID(t *testing.T) {
 	}
 	for limit, pages := range map[int]int{0: 3, 7: 36, 250: 1, 1000: 1} {
 		var got []uuid.UUID
-		f := simplequeue.Filter{Queue: "a", Limit: limit}
-		n := 0
-		for n <= pages {
-			list, err := q.List(t.Context(), f)
+		n, cursor := 0, ""
+		for {
+			page, err := q.Page(t.Context(), simplequeue.Filter{Queue: "a", Limit: limit}, cursor)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if len(list) == 0 {
-				break
+			if len(page.Jobs) > 0 {
+				n++
 			}
-			n++
-			for _, j := range list {
+			for _, j := range page.Jobs {
 				got = append(got, j.ID)
 			}
-			f.After = got[len(got)-1]
+			if cursor = page.Next; cursor == "" {
+				break
+			}
 		}
 		if !cmp.Equal(want, got) || n != pages {
 			t.Errorf("limit %d: %d jobs on %d pages, want all 250 in order on %d", limit, len(got), n, pages)

@@ -116,6 +116,13 @@ func (b *laneBook) addAll() {
 	}
 }
 
+// addQueue makes every known lane of a queue worth a look.
+func (b *laneBook) addQueue(name string) {
+	if q := b.byName[name]; q != nil {
+		q.probeAt = time.Time{}
+	}
+}
+
 // dueIn is how long until some lane is worth a look; 0 means now.
 func (b *laneBook) dueIn(now time.Time) time.Duration {
 	wait := b.every

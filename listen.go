@@ -19,13 +19,15 @@ import (
 )
 
 // Notifications go over one channel per schema. A message is a list of lines:
-// a lane ("0:emails"), a request to cancel ("!"), a test ("?token"). PostgreSQL
+// a lane ("0:emails"), a request to cancel ("!"), a queue paused or resumed ("="),
+// a test ("?token"). PostgreSQL
 // limits a message to 8000 bytes; what does not fit becomes "*", any lane.
 
 const (
 	maxNotification = 7900
 	noteAny         = "*"
 	noteCancel      = "!"
+	notePause       = "="
 	noteProbe       = "?"
 )
 
@@ -56,6 +58,7 @@ type note struct {
 	lanes  []store.Lane
 	any    bool
 	cancel bool
+	pause  bool
 	probe  string
 }
 
@@ -69,6 +72,8 @@ func decodeNote(payload string) note {
 		switch {
 		case line == noteCancel:
 			n.cancel = true
+		case line == notePause:
+			n.pause = true
 		case strings.HasPrefix(line, noteProbe):
 			n.probe = line
 		case ok && err == nil && queueNameProblem(queue) == "":
@@ -156,7 +161,7 @@ func (l *listener) listen(ctx context.Context, retry *retry) error {
 	}
 	retry.reset()
 	l.health.report(nil)
-	l.receive(note{any: true, cancel: true})
+	l.receive(note{any: true, cancel: true, pause: true})
 	for {
 		wait, cancel := context.WithTimeout(ctx, probeEvery)
 		n, err := conn.WaitForNotification(wait)

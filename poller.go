@@ -23,6 +23,7 @@ type claimer interface {
 	Adopt(ctx context.Context, limit time.Duration, worker uuid.UUID, nonces []int64) ([]store.Claimed, error)
 	Payloads(ctx context.Context, limit time.Duration, ids [][16]byte) (map[[16]byte]store.Payload, error)
 	Lanes(ctx context.Context, limit time.Duration, after int64, add func(store.Lane)) (int64, error)
+	HeedPauses(ctx context.Context, limit time.Duration, worker uuid.UUID, queues []string) (known bool, err error)
 }
 
 const (
@@ -56,6 +57,8 @@ type poller struct {
 	mu    sync.Mutex
 	hints []store.Lane // lanes that may hold jobs
 	all   bool         // every lane may
+
+	pauses pauseBook
 
 	suspects   atomic.Int64 // running here
 	parkedAt   time.Time
@@ -151,6 +154,10 @@ func (p *poller) turn(ctx, hard context.Context) error {
 	if err != nil {
 		return nil // ctx has ended
 	}
+	if p.pauses.look.Load() || time.Since(p.lanesAt) >= lanesEvery {
+		p.global.Release(int64(permits)) // the wait was long: which queues are paused is to be read first
+		return nil
+	}
 	used, err := p.claim(hard, permits)
 	p.global.Release(int64(permits - used))
 	return err
@@ -189,15 +196,19 @@ func (p *poller) takeHints() {
 // refreshLanes learns of lanes that other programs have come to use.
 func (p *poller) refreshLanes(ctx context.Context) error {
 	now := time.Now()
-	if now.Sub(p.lanesAt) < lanesEvery {
+	if !p.pauses.look.Swap(false) && now.Sub(p.lanesAt) < lanesEvery {
 		return nil
 	}
+	paused := []string{} // the column takes no NULL
 	after := p.lastLane
 	if now.Sub(p.allAt) >= lanesAllEvery {
 		after, p.allAt = 0, now
 	}
 	last, err := p.db.Lanes(ctx, claimLimit, after, func(l store.Lane) {
-		if !p.book.knows(l) {
+		switch {
+		case l.Priority == store.PausedLane:
+			paused = append(paused, l.Queue)
+		case !p.book.knows(l):
 			p.book.add(l)
 		}
 	})
@@ -205,7 +216,7 @@ func (p *poller) refreshLanes(ctx context.Context) error {
 		return fmt.Errorf("read lanes: %w", err)
 	}
 	p.lastLane, p.lanesAt = last, now
-	return nil
+	return p.heed(ctx, paused)
 }
 
 // takePermits waits for the threshold and takes all that is free beyond it.

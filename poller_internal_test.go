@@ -68,6 +68,10 @@ func (f *fakeClaimer) Payloads(context.Context, time.Duration, [][16]byte) (map[
 	return nil, nil
 }
 
+func (f *fakeClaimer) HeedPauses(context.Context, time.Duration, uuid.UUID, []string) (bool, error) {
+	return true, nil
+}
+
 func (f *fakeClaimer) Lanes(_ context.Context, _ time.Duration, _ int64, add func(store.Lane)) (int64, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

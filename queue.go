@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/simplequeue/simplequeue/internal/store"
@@ -28,6 +29,8 @@ type SimpleQueue struct {
 	lines  *lineBuffer // nil without a sink
 
 	partitions madePartitions
+	ends   *endWatch
+	hand   uuid.UUID // claims of this process that no worker makes
 
 	ran    atomic.Bool
 	engine atomic.Pointer[engine] // while Run is going
@@ -44,7 +47,7 @@ func New(pool *pgxpool.Pool, opts Options) (*SimpleQueue, error) {
 	if err != nil {
 		return nil, err
 	}
-	q := &SimpleQueue{opts: opts, pool: pool, log: opts.Logger.With("schema", opts.Schema)}
+	q := &SimpleQueue{opts: opts, pool: pool, hand: uuid.New(), log: opts.Logger.With("schema", opts.Schema)}
 	if q.routes, err = newRoutes(&q.opts); err != nil {
 		return nil, err
 	}
@@ -56,6 +59,7 @@ func New(pool *pgxpool.Pool, opts Options) (*SimpleQueue, error) {
 			return nil, err
 		}
 	}
+	q.ends = &endWatch{look: q.states}
 	return q, nil
 }
 

@@ -42,6 +42,7 @@ type queueRoute struct {
 	permits   *permits
 	window    *window
 	inFlight  atomic.Int64
+	paused    atomic.Bool
 	backoff   func(job *Job, err error) time.Duration
 	timeout   time.Duration
 	retention Retention
@@ -197,6 +198,9 @@ func (r *routes) served() []*queueRoute {
 
 // budget is how many more jobs of the queue may be claimed.
 func (q *queueRoute) budget() int {
+	if q.paused.Load() {
+		return 0
+	}
 	limit, _ := q.permits.state()
 	return max(0, min(limit-int(q.inFlight.Load()), q.window.room()))
 }

@@ -684,3 +684,46 @@ END
 $$;
 
 COMMIT;
+
+-- Migration 3: operate
+BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
+SET LOCAL search_path = pg_catalog, pg_temp;
+SET LOCAL standard_conforming_strings = on;
+SET LOCAL quote_all_identifiers = off;
+SET LOCAL client_min_messages = warning;
+SELECT pg_advisory_xact_lock(4501424693070463611);
+DO $prepare$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_namespace WHERE nspname = 'simplequeue') THEN
+        CREATE SCHEMA "simplequeue";
+    END IF;
+    CREATE TABLE IF NOT EXISTS "simplequeue".schema_migration (
+        version    integer     NOT NULL PRIMARY KEY,
+        name       text        NOT NULL,
+        applied_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+        checksum   text        NOT NULL
+    );
+END
+$prepare$;
+INSERT INTO "simplequeue".schema_migration (version, name, checksum)
+VALUES (3, 'operate', '0f91190b12b1011b557268ad012ac83e7d3824eff686a3cedbb1cfa7fa191165');
+
+-- Queues that are paused, for all processes: a row each.
+CREATE TABLE "simplequeue".job_pause (
+    queue     text        NOT NULL PRIMARY KEY,
+    reason    text        NOT NULL DEFAULT '',
+    paused_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
+-- What a worker tells operators. kinds has an entry for each queue, or prefix,
+-- whose kinds the worker knows one by one; it takes every kind of the others.
+-- paused are the queues that it knows to be paused and claims nothing from.
+ALTER TABLE "simplequeue".job_worker
+    ADD COLUMN kinds  jsonb,
+    ADD COLUMN paused text[] NOT NULL DEFAULT '{}';
+
+-- The dead letters of a queue, page by page. The archive, into which every
+-- completed job goes, has no such index.
+CREATE INDEX job_queue_dlq_queue ON "simplequeue".job_queue_dlq (queue, id);
+
+COMMIT;

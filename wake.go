@@ -20,6 +20,7 @@ type wakeups struct {
 	mu      sync.Mutex
 	lanes   map[store.Lane]bool
 	cancel  bool // a running job is to be cancelled
+	pause   bool // a queue has been paused or resumed
 	sending bool
 }
 
@@ -74,6 +75,20 @@ func (w *wakeups) cancels() {
 	w.send()
 }
 
+// pauses tells workers that a queue has been paused or resumed.
+func (w *wakeups) pauses() {
+	if e := w.queue.engine.Load(); e != nil {
+		e.poller.lookForPauses()
+	}
+	if w.queue.opts.PollOnly {
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.pause = true
+	w.send()
+}
+
 // send starts the sender unless it is at work. w.mu is held.
 func (w *wakeups) send() {
 	if w.sending {
@@ -108,7 +123,7 @@ func (w *wakeups) sender() {
 func (w *wakeups) take() (message string, ok bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if len(w.lanes) == 0 && !w.cancel {
+	if len(w.lanes) == 0 && !w.cancel && !w.pause {
 		w.sending = false
 		return "", false
 	}
@@ -123,6 +138,9 @@ func (w *wakeups) take() (message string, ok bool) {
 	if w.cancel {
 		parts = append(parts, noteCancel)
 	}
-	w.lanes, w.cancel = nil, false
+	if w.pause {
+		parts = append(parts, notePause)
+	}
+	w.lanes, w.cancel, w.pause = nil, false, false
 	return strings.Join(parts, "\n"), true
 }

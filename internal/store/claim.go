@@ -282,12 +282,14 @@ func uuidText(id [16]byte) string { return uuid.UUID(id).String() }
 
 // The lanes ever used, oldest first. A lane registered by a transaction that
 // commits late may have a lower id than one already seen, so the read reaches
-// back a little.
+// back a little. The queues that are paused come along, as a lane that none has.
 var lanes = Define(`
 SELECT l.id, l.queue, l.priority
 FROM {schema}.job_lane AS l
 WHERE l.id > $1::bigint
-ORDER BY l.id`)
+UNION ALL
+SELECT 0, p.queue, -3
+FROM {schema}.job_pause AS p`)
 
 // Lane is one priority of one queue.
 type Lane struct {
@@ -295,8 +297,8 @@ type Lane struct {
 	Priority int16
 }
 
-// Lanes calls add for each lane registered after the given position, and returns
-// the new position.
+// Lanes calls add for each lane registered after the given position, in no
+// order, and for each queue that is paused, and returns the new position.
 func (db *DB) Lanes(ctx context.Context, limit time.Duration, after int64, add func(Lane)) (int64, error) {
 	last := after
 	err := db.Tx(ctx, limit, Step{Statement: lanes, Args: []any{max(after-1000, 0)}, Scan: func(row pgx.Rows) error {

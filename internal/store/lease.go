@@ -67,13 +67,14 @@ func (db *DB) CancelRequests(ctx context.Context, limit time.Duration) ([]Cancel
 }
 
 var registerWorker = Define(`
-INSERT INTO {schema}.job_worker AS w (worker_id, name, queues)
-VALUES ($1::uuid, $2::text, $3::text[])
+INSERT INTO {schema}.job_worker AS w (worker_id, name, queues, kinds)
+VALUES ($1::uuid, $2::text, $3::text[], $4::text::jsonb)
 ON CONFLICT (worker_id) DO UPDATE SET seen_at = clock_timestamp()`)
 
-// RegisterWorker notes that a worker is there.
-func (db *DB) RegisterWorker(ctx context.Context, limit time.Duration, id uuid.UUID, name string, queues []string) error {
-	return db.Tx(ctx, limit, Step{Statement: registerWorker, Args: []any{id, name, queues}})
+// RegisterWorker notes that a worker is there. kinds, JSON or nil, are those that
+// it knows, by queue.
+func (db *DB) RegisterWorker(ctx context.Context, limit time.Duration, id uuid.UUID, name string, queues []string, kinds *string) error {
+	return db.Tx(ctx, limit, Step{Statement: registerWorker, Args: []any{id, name, queues, kinds}})
 }
 
 var removeWorker = Define(`DELETE FROM {schema}.job_worker WHERE worker_id = $1::uuid`)

@@ -14,6 +14,7 @@ import (
 type hotStatement struct {
 	name    string
 	find    string                         // in the text of no other statement
+	text    string                         // of one that is built for each call, instead
 	settles func(*store.Settle) store.Step // instead of find
 	slot    int
 	caller  bool // it runs in the caller's session, without the engine's settings
@@ -43,6 +44,11 @@ var plainStatements = []string{
 	"INSERT INTO simplequeue.job_sweep AS s (name, swept_at, continuous_since)\nVALUES ('janitor'",
 	"UPDATE simplequeue.job_sweep AS s SET",
 	"SELECT true FROM simplequeue.job_sweep",
+	"SELECT clock_timestamp()",
+	"simplequeue.job_pause AS p (queue, reason)",
+	"DELETE FROM simplequeue.job_pause",
+	"SELECT true FROM simplequeue.job_pause",
+	"SET paused =",
 }
 
 // statement is the one with the text.
@@ -165,8 +171,8 @@ func (d *plansData) hot() []*hotStatement {
 			name:  "lanes",
 			find:  "SELECT l.id, l.queue, l.priority",
 			args:  []any{int64(0)},
-			whole: []string{"job_lane"},
-			rows:  100, buffers: 10,
+			whole: []string{"job_lane", "job_pause"},
+			rows:  200, buffers: 10,
 		},
 		{
 			name:  "adopt",
@@ -284,13 +290,13 @@ func (d *plansData) hot() []*hotStatement {
 
 		{
 			name: "cancelWaiting",
-			find: "DELETE FROM simplequeue.job_waiting AS t",
+			find: "job_waiting AS t\n    WHERE t.id = ANY ($1::text[]::uuid[])",
 			args: []any{ids(waitingIDs, d.n/2, plansBatch), "why"},
 			rows: 850, buffers: 2100,
 		},
 		{
 			name: "cancelQueued",
-			find: "DELETE FROM simplequeue.job_queue AS t",
+			find: "job_queue AS t\n    WHERE t.id = ANY ($1::text[]::uuid[])",
 			args: []any{ids(queueIDs, d.n*3/4, plansBatch), "why"},
 			rows: 1000, buffers: 5000,
 		},
@@ -411,13 +417,13 @@ func (d *plansData) hot() []*hotStatement {
 
 		{
 			name: "sweep",
-			find: "DELETE FROM simplequeue.job_finished",
+			find: "DELETE FROM simplequeue.job_finished\n    WHERE ctid",
 			args: []any{int32(1000), nilID, int64(604800), int64(604800), []string{"q0"}, []int64{604800}, []int64{604800}},
 			rows: 22000, buffers: 25000, sorts: 1000, walksDead: true,
 		},
 		{
 			name: "sweep after a place",
-			find: "DELETE FROM simplequeue.job_finished",
+			find: "DELETE FROM simplequeue.job_finished\n    WHERE ctid",
 			args: []any{int32(1000), plansID(finishedIDs, d.n/10), int64(604800), int64(604800), []string{"q0"}, []int64{604800}, []int64{604800}},
 			rows: 22000, buffers: 25000, sorts: 1000,
 			why: "A batch of 1,000 by the primary key. Whatever ended comes next, of any state, so nothing is filtered; the first batch of a sweep begins at the start.",

@@ -90,7 +90,8 @@ type DB struct {
 // Step is one statement of a transaction.
 type Step struct {
 	Statement Statement
-	Slot      int // of the table in its ring, for a statement with a text for each
+	Text      string // instead of Statement: one that is built for the call
+	Slot      int    // of the table in its ring, for a statement with a text for each
 	Args      []any
 	Scan      func(row pgx.Rows) error // called for each row; nil ignores them
 }
@@ -126,7 +127,11 @@ func (db *DB) Tx(ctx context.Context, limit time.Duration, steps ...Step) error 
 	batch.Queue("BEGIN ISOLATION LEVEL READ COMMITTED")
 	batch.Queue(settings, strconv.FormatInt(limit.Milliseconds(), 10))
 	for _, s := range steps {
-		batch.Queue(db.texts[s.Statement][s.Slot], s.Args...)
+		text := db.texts[s.Statement][s.Slot]
+		if s.Text != "" {
+			text = db.expand(s.Text)
+		}
+		batch.Queue(text, s.Args...)
 	}
 	batch.Queue("COMMIT")
 	if err := readBatch(conn.SendBatch(ctx, &batch), steps); err != nil {

@@ -1,0 +1,165 @@
+package simplequeue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/simplequeue/simplequeue/internal/store"
+)
+
+// Change is what is to be different about a job that has not started. Fields
+// that are nil or zero leave it as it is.
+type Change struct {
+	// Priority is 0 to 9.
+	Priority *int
+	// RunAt is the earliest time to run, by the database's clock; a time in the
+	// past means now. At most one of RunAt and Delay may be set.
+	RunAt time.Time
+	// Delay is how long to wait from now, by the database's clock.
+	Delay time.Duration
+	// Payload replaces the JSON payload. json.RawMessage("null") is JSON's null.
+	Payload any
+	// Raw replaces the raw payload; an empty slice that is not nil removes it.
+	Raw []byte
+}
+
+const (
+	changeBatch  = 500
+	changeRounds = 5
+	changeLimit  = 30 * time.Second
+)
+
+// Change changes a waiting or pending job. When it returns nil, every run of the
+// job that begins from then on sees the change, and none that had begun before
+// exists. A job that keeps its priority keeps its place in the queue, except
+// where a new run time has it wait. A job that waits after a failed attempt can
+// be changed too; so can one whose kind is unknown, which ignores a run time.
+//
+// Errors: [ErrStarted] where the job is running, [ErrFinished] where it has
+// ended, [ErrNotFound]; [*InvalidJobError] for what no job may be.
+func (q *SimpleQueue) Change(ctx context.Context, id uuid.UUID, c Change) error {
+	sc, err := q.changeOf(&c)
+	if err != nil {
+		return err
+	}
+	done, err := q.change(ctx, []uuid.UUID{id}, sc)
+	if err != nil || done == 1 {
+		return err
+	}
+	info, err := q.Get(ctx, id)
+	switch {
+	case err != nil:
+		return err
+	case info.State.Terminal():
+		return fmt.Errorf("%w: %v is %s", ErrFinished, id, info.State)
+	case info.State == StateRunning || info.State == StateCancelling:
+		return fmt.Errorf("%w: %v is %s", ErrStarted, id, info.State)
+	}
+	return fmt.Errorf("simplequeue: job %v kept moving, try again", id)
+}
+
+// ChangeMatching changes every waiting or pending job that matches and returns
+// how many. Jobs that start meanwhile are left alone, jobs inserted meanwhile may
+// be missed. It goes in batches of a transaction each and stops at the first
+// error. A filter that selects everything is refused.
+func (q *SimpleQueue) ChangeMatching(ctx context.Context, f Filter, c Change) (total int, err error) {
+	sc, err := q.changeOf(&c)
+	if err != nil {
+		return 0, err
+	}
+	if !f.narrow() {
+		return 0, errTooWide
+	}
+	if len(f.States) == 0 {
+		f.States = []State{StateWaiting, StatePending}
+	}
+	for _, s := range f.States {
+		if s != StateWaiting && s != StatePending {
+			return 0, &InvalidFilterError{Field: "States", Value: string(s), Reason: "has started: only waiting and pending jobs can be changed"}
+		}
+	}
+	err = q.ids(ctx, f, changeBatch, func(ids []uuid.UUID) error {
+		n, err := q.change(ctx, ids, sc)
+		total += n
+		return err
+	})
+	return total, err
+}
+
+// changeOf checks and encodes a change.
+func (q *SimpleQueue) changeOf(c *Change) (store.Change, error) {
+	invalid := func(field, value, reason string) error {
+		return &InvalidJobError{Field: field, Value: shorten(value), Reason: reason}
+	}
+	var sc store.Change
+	if c.Priority != nil {
+		if *c.Priority < 0 || *c.Priority > 9 {
+			return sc, invalid("Priority", strconv.Itoa(*c.Priority), "must be 0 to 9, 0 runs first")
+		}
+		p := int16(*c.Priority)
+		sc.Priority = &p
+	}
+	switch {
+	case c.Delay < 0 || c.Delay > maxDelay:
+		return sc, invalid("Delay", c.Delay.String(), "must be 0 to 100 years")
+	case c.Delay > 0 && !c.RunAt.IsZero():
+		return sc, invalid("Delay", c.Delay.String(), "and RunAt are both set: set one of them")
+	case !c.RunAt.IsZero() && (c.RunAt.Year() < 1 || c.RunAt.Year() > 9999):
+		return sc, invalid("RunAt", c.RunAt.String(), "must be in the years 1 to 9999")
+	case c.Priority == nil && c.RunAt.IsZero() && c.Delay == 0 && c.Payload == nil && c.Raw == nil:
+		return sc, errors.New("simplequeue: the change is empty: set a field")
+	}
+	sc.RunAt, sc.AfterUS = nonZero(c.RunAt), positive(c.Delay)
+	r := ready{job: &NewJob{Payload: c.Payload, Raw: c.Raw}}
+	if err := r.encodePayload(q.opts.MaxPayloadBytes, 0); err != nil {
+		return sc, err
+	}
+	sc.NewPayload, sc.Payload, sc.NewRaw = r.payload != nil, r.payload, c.Raw != nil
+	if len(c.Raw) > 0 {
+		sc.Raw = c.Raw
+	}
+	return sc, nil
+}
+
+// change returns how many of the jobs it has changed. One that moved against the
+// flow of the tables meanwhile is met in a later round.
+func (q *SimpleQueue) change(ctx context.Context, ids []uuid.UUID, c store.Change) (total int, err error) {
+	for range changeRounds {
+		done, err := q.db.Change(ctx, changeLimit, rawIDs(ids), c)
+		if err != nil {
+			return total, fmt.Errorf("simplequeue: change: %w", err)
+		}
+		total += len(done.IDs)
+		lanes := make([]store.Lane, 0, len(done.Lanes))
+		for l := range done.Lanes {
+			lanes = append(lanes, l)
+		}
+		q.wakes.jobs(lanes, len(done.IDs))
+		if e := q.engine.Load(); e != nil && done.Waits {
+			e.promoter.hint(0)
+		}
+		var rest []uuid.UUID
+		for _, id := range ids {
+			if !done.IDs[id] {
+				rest = append(rest, id)
+			}
+		}
+		if len(rest) == 0 {
+			return total, nil
+		}
+		list, err := q.List(ctx, Filter{IDs: rest, Limit: len(rest), States: []State{StateWaiting, StatePending}})
+		if err != nil || len(list) == 0 {
+			return total, err
+		}
+		ids = ids[:0:0]
+		for i := range list {
+			ids = append(ids, list[i].ID)
+		}
+	}
+	return total, nil
+}

@@ -1,0 +1,259 @@
+package store
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// A job that ended goes back among the live ones: out of its table, in the queue
+// with all attempts before it, its key, fingerprint and payload as a live job
+// has them. Rows are taken in one order, then keys in one order, as everywhere;
+// a row that somebody else is redriving is left to them. A row whose key a live
+// job holds stays. One that crashed its workers is still a suspect.
+var redrive = `
+WITH ended AS MATERIALIZED (
+    SELECT d.id, d.created_at, d.max_attempts, d.crash_count, d.priority, d.queue, d.kind,
+           d.unique_scope, d.unique_key, d.fingerprint, d.payload, d.raw, d.errors, d.props, {size} AS size
+    FROM {schema}.{table} AS d
+    WHERE d.id = ANY ($1::text[]::uuid[]) AND d.state <> 'completed'
+    ORDER BY d.id
+    FOR UPDATE SKIP LOCKED
+), taken AS (
+    INSERT INTO {schema}.job_unique (scope, key, job_id)
+    SELECT k.unique_scope, k.unique_key, k.id
+    FROM (
+        SELECT DISTINCT ON (e.unique_scope COLLATE "C", e.unique_key COLLATE "C") e.unique_scope, e.unique_key, e.id
+        FROM ended AS e
+        WHERE e.unique_key IS NOT NULL
+        ORDER BY e.unique_scope COLLATE "C", e.unique_key COLLATE "C", e.id
+    ) AS k
+    ON CONFLICT (scope, key) DO NOTHING
+    RETURNING job_id
+), judged AS MATERIALIZED (
+    SELECT e.id, e.created_at, e.max_attempts, e.crash_count, e.priority, e.queue, e.kind,
+           e.unique_scope, e.unique_key, e.fingerprint, e.payload, e.raw, e.errors, e.props, e.size,
+           e.unique_key IS NULL OR e.id IN (SELECT t.job_id FROM taken AS t) AS free,
+           CASE WHEN e.crash_count > 0 THEN -2 ELSE e.priority END AS lane
+    FROM ended AS e
+), gone AS (
+    DELETE FROM {schema}.{table} AS d
+    WHERE d.id = ANY (ARRAY(SELECT j.id FROM judged AS j WHERE j.free))
+), fingerprint AS (
+    INSERT INTO {schema}.job_fingerprint (fingerprint, job_id)
+    SELECT j.fingerprint, j.id
+    FROM judged AS j
+    WHERE j.free AND j.fingerprint IS NOT NULL
+    ON CONFLICT (job_id) DO NOTHING
+), {big}lane AS (
+    INSERT INTO {schema}.job_lane (queue, priority)
+    SELECT l.queue, l.priority
+    FROM (SELECT DISTINCT j.queue, j.priority FROM judged AS j WHERE j.free) AS l
+    WHERE NOT EXISTS (
+        SELECT FROM {schema}.job_lane AS known
+        WHERE known.queue = l.queue AND known.priority = l.priority)
+), queued AS (
+    INSERT INTO {schema}.job_queue ({job}, lane)
+    SELECT j.id, j.created_at, 0, coalesce($2::integer, j.max_attempts), 0, least(j.crash_count, 1),
+           CASE WHEN j.size > 1024 THEN j.size ELSE 0 END, j.priority, j.queue, j.kind, j.unique_scope, j.unique_key, j.fingerprint,
+           CASE WHEN j.size <= 1024 THEN j.payload END, CASE WHEN j.size <= 1024 THEN j.raw END, j.errors,
+           (coalesce(j.props, '{}') - 'redrive_conflict') || jsonb_build_object('redrives', coalesce((j.props ->> 'redrives')::integer, 0) + 1),
+           j.lane
+    FROM judged AS j
+    WHERE j.free
+    ORDER BY j.id
+)
+SELECT j.id, j.unique_scope, j.unique_key, j.queue, j.lane, j.free
+FROM judged AS j
+ORDER BY j.id`
+
+var (
+	redriveDead = Define(in("job_queue_dlq", strings.NewReplacer(
+		"{size}", sizeOf("d"),
+		"{big}", `big AS (
+    INSERT INTO {schema}.job_payload (id, payload, raw)
+    SELECT j.id, j.payload, j.raw
+    FROM judged AS j
+    WHERE j.free AND j.size > 1024
+), `).Replace(redrive)))
+	// What ended outside a worker and has not been moved yet still has its payload
+	// where a live job has it.
+	redriveFinished = Define(in("job_finished", strings.NewReplacer(
+		"{size}", "d.payload_bytes", "{big}", "").Replace(redrive)))
+)
+
+// sizeOf is the number of bytes of a row's payload.
+func sizeOf(row string) string {
+	return strings.ReplaceAll("coalesce(octet_length(x.payload::text), 0) + coalesce(octet_length(x.raw), 0)", "x.", row+".")
+}
+
+// Redriven is what became of the jobs of a Redrive.
+type Redriven struct {
+	IDs       [][16]byte
+	Lanes     map[Lane]bool
+	Conflicts []KeyConflict
+}
+
+// KeyConflict is a job whose unique key a live job holds.
+type KeyConflict struct {
+	ID, Holder [16]byte // no holder: it ended meanwhile
+	Scope, Key string
+}
+
+func (r *Redriven) scan(row pgx.Rows) error {
+	var id [16]byte
+	var scope, key *string
+	var l Lane
+	var free bool
+	if err := row.Scan(&id, &scope, &key, &l.Queue, &l.Priority, &free); err != nil {
+		return err
+	}
+	if !free {
+		r.Conflicts = append(r.Conflicts, KeyConflict{ID: id, Scope: *scope, Key: *key})
+		return nil
+	}
+	r.IDs = append(r.IDs, id)
+	r.Lanes[l] = true
+	return nil
+}
+
+// Redrive makes those of the dead jobs live again that can be. maxAttempts is
+// for all of them; nil leaves each its own.
+func (db *DB) Redrive(ctx context.Context, limit time.Duration, ids [][16]byte, maxAttempts *int32) (Redriven, error) {
+	r := Redriven{Lanes: map[Lane]bool{}}
+	args := []any{uuids(ids), maxAttempts}
+	err := db.Tx(ctx, limit,
+		Step{Statement: redriveDead, Args: args, Scan: r.scan},
+		Step{Statement: redriveFinished, Args: args, Scan: r.scan})
+	if err != nil || len(r.Conflicts) == 0 {
+		return r, err
+	}
+	return r, db.noteConflicts(ctx, limit, r.Conflicts)
+}
+
+// The holder is looked up in a statement of its own, which sees it.
+var noteConflicts = Define(`
+WITH held AS MATERIALIZED (
+    SELECT c.id::uuid AS id, u.job_id
+    FROM unnest($1::text[], $2::text[], $3::text[]) AS c(id, scope, key)
+    CROSS JOIN LATERAL (
+        SELECT u.job_id
+        FROM {schema}.job_unique AS u
+        WHERE u.scope = c.scope AND u.key = c.key
+        LIMIT 1
+    ) AS u
+), locked AS MATERIALIZED (
+    SELECT d.id
+    FROM {schema}.job_queue_dlq AS d
+    WHERE d.id = ANY ($1::text[]::uuid[])
+    ORDER BY d.id
+    FOR UPDATE SKIP LOCKED
+), noted AS (
+    UPDATE {schema}.job_queue_dlq AS d
+    SET props = coalesce(d.props, '{}') || jsonb_build_object('redrive_conflict', jsonb_build_object(
+        'holder', (SELECT h.job_id FROM held AS h WHERE h.id = d.id), 'at', clock_timestamp()))
+    WHERE d.id = ANY (ARRAY(SELECT l.id FROM locked AS l))
+)
+SELECT h.id, h.job_id FROM held AS h`)
+
+// noteConflicts fills in who holds the keys, and notes it on the dead jobs.
+func (db *DB) noteConflicts(ctx context.Context, limit time.Duration, conflicts []KeyConflict) error {
+	var ids [][16]byte
+	var scopes, keys []string
+	at := map[[16]byte]int{}
+	for i, c := range conflicts {
+		ids, scopes, keys, at[c.ID] = append(ids, c.ID), append(scopes, c.Scope), append(keys, c.Key), i
+	}
+	return db.Tx(ctx, limit, Step{Statement: noteConflicts, Args: []any{uuids(ids), scopes, keys}, Scan: func(row pgx.Rows) error {
+		var id, holder [16]byte
+		if err := row.Scan(&id, &holder); err != nil {
+			return err
+		}
+		conflicts[at[id]].Holder = holder
+		return nil
+	}})
+}
+
+// A replay is a copy: what the archive says of the job stays true.
+var replayable = Define(`
+SELECT a.id, a.queue, a.kind, a.priority, a.max_attempts, a.unique_scope, a.unique_key, a.fingerprint,
+       a.payload::text, a.raw, a.props
+FROM {schema}.job_queue_archive AS a
+WHERE a.id = ANY ($1::text[]::uuid[])
+ORDER BY a.id`)
+
+// Archived is a completed job, as far as a copy of it needs.
+type Archived struct {
+	ID          [16]byte
+	Queue, Kind string
+	Priority    int16
+	MaxAttempts int32
+	UniqueScope *string
+	UniqueKey   *string
+	Fingerprint *string
+	Payload     *string
+	Raw         []byte
+	Props       []byte
+}
+
+// Replayable returns those of the jobs that are in the archive.
+func (db *DB) Replayable(ctx context.Context, limit time.Duration, ids [][16]byte) ([]Archived, error) {
+	var list []Archived
+	err := db.Tx(ctx, limit, Step{Statement: replayable, Args: []any{uuids(ids)}, Scan: func(row pgx.Rows) error {
+		list = append(list, Archived{})
+		a := &list[len(list)-1]
+		return row.Scan(&a.ID, &a.Queue, &a.Kind, &a.Priority, &a.MaxAttempts, &a.UniqueScope, &a.UniqueKey, &a.Fingerprint,
+			&a.Payload, &a.Raw, &a.Props)
+	}})
+	return list, err
+}
+
+// A purge takes the rows in one order, so that two of them do not wait for each
+// other.
+var purge = `
+WITH locked AS MATERIALIZED (
+    SELECT e.id
+    FROM {schema}.{table} AS e
+    WHERE e.id = ANY ($1::text[]::uuid[])
+    ORDER BY e.id
+    FOR UPDATE
+), gone AS (
+    DELETE FROM {schema}.{table} AS e
+    WHERE e.id = ANY (ARRAY(SELECT l.id FROM locked AS l))
+    RETURNING e.id
+){payload}
+SELECT count(*) FROM gone`
+
+var (
+	purgeFinished = Define(in("job_finished", strings.ReplaceAll(purge, "{payload}", `, payload AS (
+    DELETE FROM {schema}.job_payload
+    WHERE id = ANY (ARRAY(SELECT g.id FROM gone AS g))
+)`)))
+	purgeArchive = Define(in("job_queue_archive", strings.ReplaceAll(purge, "{payload}", "")))
+	purgeDead    = Define(in("job_queue_dlq", strings.ReplaceAll(purge, "{payload}", "")))
+)
+
+// Purge deletes those of the jobs that have ended, and returns how many.
+func (db *DB) Purge(ctx context.Context, limit time.Duration, ids [][16]byte) (total int, err error) {
+	steps := make([]Step, 0, 3)
+	for _, s := range []Statement{purgeFinished, purgeArchive, purgeDead} {
+		steps = append(steps, Step{Statement: s, Args: []any{uuids(ids)}, Scan: func(row pgx.Rows) error {
+			n := 0
+			err := row.Scan(&n)
+			total += n
+			return err
+		}})
+	}
+	err = db.Tx(ctx, limit, steps...)
+	return total, err
+}
+
+var clock = Define("SELECT clock_timestamp()")
+
+// Now is the database's time.
+func (db *DB) Now(ctx context.Context, limit time.Duration) (now time.Time, err error) {
+	err = db.Tx(ctx, limit, Step{Statement: clock, Scan: func(row pgx.Rows) error { return row.Scan(&now) }})
+	return now, err
+}

@@ -1,0 +1,262 @@
+package simplequeue
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/simplequeue/simplequeue/internal/store"
+)
+
+const (
+	redriveBatch = 500
+	redriveLimit = 30 * time.Second
+	maxConflicts = 1000 // listed one by one
+)
+
+// Redrive says how jobs that have ended run again. The zero value takes all
+// that match, as fast as it goes.
+type Redrive struct {
+	// Rate is how many jobs a second become runnable. Default: no limit.
+	Rate float64
+	// MaxAttempts is the new budget of each job. Default: the one it had.
+	MaxAttempts int
+}
+
+// Redriven is what a redrive or a replay has done.
+type Redriven struct {
+	IDs []uuid.UUID // the jobs that are live again
+	// Conflicts is how many jobs could not be: a live job holds their unique key.
+	Conflicts int
+	// Conflicting tells the first thousand of them.
+	Conflicting []Conflict
+}
+
+// Conflict is a job whose unique key a live job holds.
+type Conflict struct {
+	ID     uuid.UUID // the job that has ended, and stays where it is
+	Holder uuid.UUID // the live job; zero if it has ended since
+}
+
+// Redrive makes jobs of the dead letter queue live again, the same jobs with
+// the same ids: pending, with a fresh budget of attempts and reschedules, at the
+// end of the lane of their priority. Error history, metadata and all else stay;
+// JobInfo.Redrives counts. A job that has crashed its worker comes back as a
+// suspect, one more crash from where it was. A job whose unique key a live job
+// holds stays in the dead letter queue, which notes the holder in its row
+// (props -> 'redrive_conflict').
+//
+// Redrive goes through the jobs that match and had ended when it was called, in
+// batches of a transaction each. When it fails or ctx ends, what it returns has
+// been done, except that a batch may have been committed although its answer was
+// lost; call it again for the rest. Any number of processes may redrive at once,
+// each job goes once. A filter that names no jobs but some of their states or
+// times is good enough; an empty one is refused.
+func (q *SimpleQueue) Redrive(ctx context.Context, f Filter, how Redrive) (Redriven, error) {
+	if len(f.States) == 0 {
+		if !f.narrow() && f.FinishedFrom.IsZero() && f.FinishedBefore.IsZero() {
+			return Redriven{}, errTooWide
+		}
+		f.States = deadStates
+	}
+	for _, s := range f.States {
+		if !s.Terminal() || s == StateCompleted {
+			return Redriven{}, &InvalidFilterError{Field: "States", Value: string(s), Reason: "is not in the dead letter queue"}
+		}
+	}
+	var budget *int32
+	if how.MaxAttempts > 0 {
+		n := int32(min(how.MaxAttempts, maxAttempts))
+		budget = &n
+	}
+	return q.again(ctx, f, how, func(ids []uuid.UUID, done *Redriven) error {
+		r, err := q.db.Redrive(ctx, redriveLimit, rawIDs(ids), budget)
+		if len(r.IDs) > 0 {
+			lanes := make([]store.Lane, 0, len(r.Lanes))
+			for l := range r.Lanes {
+				lanes = append(lanes, l)
+			}
+			q.wakes.jobs(lanes, len(r.IDs))
+		}
+		for _, id := range r.IDs {
+			done.IDs = append(done.IDs, id)
+		}
+		for _, c := range r.Conflicts {
+			done.conflict(c.ID, c.Holder)
+		}
+		return err
+	})
+}
+
+var deadStates = []State{StateFailed, StateCancelled, StateUnprocessable, StateCritical, StateBadJob}
+
+func (r *Redriven) conflict(id, holder uuid.UUID) {
+	r.Conflicts++
+	if len(r.Conflicting) < maxConflicts {
+		r.Conflicting = append(r.Conflicting, Conflict{id, holder})
+	}
+}
+
+// Replay inserts copies of completed jobs that are in the archive: new jobs with
+// ids of their own, which know the job they repeat (JobInfo.ReplayOf) and have
+// its payload, priority, key, fingerprint, metadata and retention, but neither
+// its errors nor its result. The archive is not changed: that the job with the
+// old id has completed, and when, stays true, for whoever asks for its result
+// too. A job whose unique key a live job holds is not copied.
+//
+// A replay that is called again copies again. Filters, rate, batches and errors
+// are those of [SimpleQueue.Redrive].
+func (q *SimpleQueue) Replay(ctx context.Context, f Filter, how Redrive) (Redriven, error) {
+	if len(f.States) == 0 && !f.narrow() && f.FinishedFrom.IsZero() && f.FinishedBefore.IsZero() {
+		return Redriven{}, errTooWide
+	}
+	if len(f.States) > 0 && (len(f.States) > 1 || f.States[0] != StateCompleted) {
+		return Redriven{}, &InvalidFilterError{Field: "States", Value: string(f.States[0]), Reason: "is not in the archive: leave it out"}
+	}
+	f.States = []State{StateCompleted}
+	return q.again(ctx, f, how, func(ids []uuid.UUID, done *Redriven) error {
+		rows, err := q.db.Replayable(ctx, redriveLimit, rawIDs(ids))
+		if err != nil || len(rows) == 0 {
+			return err
+		}
+		b, err := q.copies(rows, how)
+		if err != nil {
+			return err
+		}
+		if err := q.insertKeyed(ctx, b); err != nil {
+			return err
+		}
+		q.wakes.jobs(b.runnable(), len(b.jobs))
+		for i, r := range b.results {
+			if r.Duplicate {
+				done.conflict(rows[i].ID, r.ID)
+			} else {
+				done.IDs = append(done.IDs, r.ID)
+			}
+		}
+		return nil
+	})
+}
+
+// copies are new jobs like the archived ones. They are not checked again, nor
+// do they pass the insert's middleware: they have.
+func (q *SimpleQueue) copies(rows []store.Archived, how Redrive) (*batch, error) {
+	b := &batch{jobs: make([]ready, len(rows)), results: make([]Inserted, len(rows))}
+	for i := range rows {
+		a, r := &rows[i], &b.jobs[i]
+		id, err := uuid.NewV7()
+		if err != nil {
+			return nil, fmt.Errorf("simplequeue: make an id: %w", err)
+		}
+		r.job = &NewJob{
+			Queue: a.Queue, Kind: a.Kind, Priority: int(a.Priority), Raw: a.Raw, Fingerprint: deref(a.Fingerprint),
+			UniqueKey: deref(a.UniqueKey), UniqueGlobal: a.UniqueKey != nil && deref(a.UniqueScope) == "",
+		}
+		r.id, r.maxAttempts, r.payload, r.size = id, int(a.MaxAttempts), a.Payload, len(deref(a.Payload))+len(a.Raw)
+		if how.MaxAttempts > 0 {
+			r.maxAttempts = min(how.MaxAttempts, maxAttempts)
+		}
+		if r.props, err = replayProps(a); err != nil {
+			return nil, err
+		}
+		b.results[i].ID = id
+	}
+	return b, nil
+}
+
+// replayProps are the properties of an archived job for its copy. What a newer
+// program has put there goes along.
+func replayProps(a *store.Archived) (*string, error) {
+	p := map[string]any{}
+	if a.Props != nil {
+		if err := json.Unmarshal(a.Props, &p); err != nil {
+			return nil, fmt.Errorf("simplequeue: properties of job %v: %w", uuid.UUID(a.ID), err)
+		}
+	}
+	delete(p, "redrives")
+	p["replay_of"] = uuid.UUID(a.ID).String()
+	text, err := json.Marshal(p)
+	if err != nil {
+		return nil, fmt.Errorf("simplequeue: properties of job %v: %w", uuid.UUID(a.ID), err)
+	}
+	s := string(text)
+	return &s, nil
+}
+
+// again goes through the jobs that match and have ended, at the rate given.
+func (q *SimpleQueue) again(ctx context.Context, f Filter, how Redrive, do func([]uuid.UUID, *Redriven) error) (done Redriven, err error) {
+	if how.Rate < 0 || how.MaxAttempts < 0 {
+		return done, errors.New("simplequeue: Redrive.Rate and MaxAttempts must be positive, or 0 for the default")
+	}
+	now, err := q.db.Now(ctx, claimLimit)
+	if err != nil {
+		return done, fmt.Errorf("simplequeue: ask for the time: %w", err)
+	}
+	// One that ends again meanwhile is not taken again.
+	if f.FinishedBefore.IsZero() || now.Before(f.FinishedBefore) {
+		f.FinishedBefore = now
+	}
+	size := redriveBatch
+	if how.Rate > 0 {
+		size = max(1, min(size, int(how.Rate/10)))
+	}
+	next := time.Now()
+	err = q.ids(ctx, f, size, func(ids []uuid.UUID) error {
+		t := time.NewTimer(time.Until(next))
+		defer t.Stop()
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-t.C:
+		}
+		before := len(done.IDs)
+		if err := do(ids, &done); err != nil {
+			return fmt.Errorf("simplequeue: redrive: %w", err)
+		}
+		if how.Rate > 0 {
+			next = time.Now().Add(time.Duration(float64(len(done.IDs)-before) / how.Rate * float64(time.Second)))
+		}
+		return nil
+	})
+	return done, err
+}
+
+// Purge deletes jobs that have ended, from the archive and the dead letter
+// queue, and returns how many. It goes through those that match in batches of a
+// transaction each, and stops at the first error. A filter that names neither
+// jobs nor states is refused. Live jobs are not touched, whatever the filter:
+// cancel them first.
+func (q *SimpleQueue) Purge(ctx context.Context, f Filter) (total int, err error) {
+	if len(f.States) == 0 {
+		if !f.narrow() {
+			return 0, errTooWide
+		}
+		f.States = append([]State{StateCompleted}, deadStates...)
+	}
+	for _, s := range f.States {
+		if !s.Terminal() {
+			return 0, &InvalidFilterError{Field: "States", Value: string(s), Reason: "has not ended: cancel first, then purge"}
+		}
+	}
+	err = q.ids(ctx, f, redriveBatch, func(ids []uuid.UUID) error {
+		n, err := q.db.Purge(ctx, redriveLimit, rawIDs(ids))
+		total += n
+		if err != nil {
+			return fmt.Errorf("simplequeue: purge: %w", err)
+		}
+		return nil
+	})
+	return total, err
+}
+
+func rawIDs(ids []uuid.UUID) [][16]byte {
+	raw := make([][16]byte, len(ids))
+	for i, id := range ids {
+		raw[i] = id
+	}
+	return raw
+}

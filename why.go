@@ -1,0 +1,215 @@
+package simplequeue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/simplequeue/simplequeue/internal/store"
+)
+
+// HoldCode says what sort of thing holds a job back.
+type HoldCode string
+
+// What [SimpleQueue.Why] may find.
+const (
+	HoldUnknownJob  HoldCode = "unknown_job"  // no job has the id, or nothing of it is kept
+	HoldEnded       HoldCode = "ended"        // it will not run again
+	HoldRunning     HoldCode = "running"      // it runs
+	HoldCancelling  HoldCode = "cancelling"   // it runs, and has been asked to stop
+	HoldLeaseOver   HoldCode = "lease_over"   // it is held by a worker that may be dead, and will be taken from it
+	HoldWaits       HoldCode = "waits"        // its time has not come
+	HoldUnknownKind HoldCode = "unknown_kind" // no live worker of its queue takes its kind
+	HoldNoWorker    HoldCode = "no_worker"    // no live worker serves its queue
+	HoldPaused      HoldCode = "paused"       // its queue is paused
+	HoldSuspect     HoldCode = "suspect"      // it crashed a worker: it has to wait for other suspects
+	HoldBehind      HoldCode = "behind"       // others of its queue come first
+	HoldNext        HoldCode = "next"         // nothing holds it back: it is about to be claimed
+)
+
+// Hold is one thing that holds a job back.
+type Hold struct {
+	Code HoldCode
+	Text string // a sentence for people
+	// Until is when this ends, where that is known.
+	Until time.Time
+	// Jobs is how many come first.
+	Jobs int64
+	// Worker is who holds the job.
+	Worker uuid.UUID
+}
+
+// Why says why a job is not running, or what it does: everything that holds it
+// back now, not just the first. There is always at least one answer. What it looks
+// at is read at one moment, the workers a moment later.
+func (q *SimpleQueue) Why(ctx context.Context, id uuid.UUID) ([]Hold, error) {
+	c := &holdCase{}
+	var err error
+	if c.job, err = q.Get(ctx, id); err != nil {
+		if errors.Is(err, ErrNotFound) {
+			return []Hold{{Code: HoldUnknownJob, Text: fmt.Sprintf("No job has the id %v, or it has ended and nothing of it is kept.", id)}}, nil
+		}
+		return nil, err
+	}
+	found, err := q.db.Holds(ctx, inspectLimit, id)
+	if err != nil {
+		return nil, fmt.Errorf("simplequeue: look at what holds job %v: %w", id, err)
+	}
+	if found != nil {
+		c.Holds = *found
+	}
+	if c.workers, err = q.Workers(ctx); err != nil {
+		return nil, err
+	}
+	var list []Hold
+	for _, look := range holdLooks {
+		list = append(list, look(c)...)
+	}
+	if len(list) == 0 {
+		list = []Hold{{Code: HoldNext, Text: "Nothing holds it back: a worker will claim it as soon as it has a permit free."}}
+	}
+	return list, nil
+}
+
+// holdCase is a job and what may hold it back.
+type holdCase struct {
+	store.Holds
+	job     JobInfo
+	workers []WorkerInfo
+}
+
+// holdLooks are the questions, each of which knows one sort of thing. A feature
+// that holds jobs back adds its own.
+var holdLooks = []func(*holdCase) []Hold{holdEnded, holdRuns, holdWaits, holdPaused, holdWorkers, holdSuspect, holdBehind}
+
+func (c *holdCase) in(states ...State) bool {
+	for _, s := range states {
+		if c.job.State == s {
+			return true
+		}
+	}
+	return false
+}
+
+func (c *holdCase) at(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") }
+
+func holdEnded(c *holdCase) []Hold {
+	if !c.job.State.Terminal() {
+		return nil
+	}
+	text := fmt.Sprintf("It ended as %s at %s.", c.job.State, c.at(c.job.FinishedAt))
+	if c.job.Reason != "" {
+		text = fmt.Sprintf("It ended as %s at %s: %s.", c.job.State, c.at(c.job.FinishedAt), c.job.Reason)
+	}
+	return []Hold{{Code: HoldEnded, Text: text, Until: c.job.FinishedAt}}
+}
+
+func holdRuns(c *holdCase) (list []Hold) {
+	if !c.in(StateRunning, StateCancelling) {
+		return nil
+	}
+	owner := "a program that claimed it by hand, or a worker that has gone"
+	for _, w := range c.workers {
+		if w.ID == c.job.WorkerID {
+			owner = w.Name
+			if !w.Alive {
+				owner += ", not seen since " + c.at(w.SeenAt)
+			}
+		}
+	}
+	beat, last := "no heartbeat yet", c.job.StartedAt
+	if c.BeatAt != nil {
+		beat, last = "last heartbeat "+c.at(*c.BeatAt), *c.BeatAt
+	}
+	text := fmt.Sprintf("It runs on %s (%v) since %s, %s.", owner, c.job.WorkerID, c.at(c.job.StartedAt), beat)
+	list = []Hold{{Code: HoldRunning, Text: text, Worker: c.job.WorkerID}}
+	if c.CancelAt != nil {
+		list = append(list, Hold{
+			Code: HoldCancelling, Worker: c.job.WorkerID,
+			Text: fmt.Sprintf("It was asked to stop at %s, and its handler has not returned.", c.at(*c.CancelAt)),
+		})
+	}
+	if c.LeaseMS != nil {
+		if end := last.Add(time.Duration(*c.LeaseMS) * time.Millisecond); end.Before(c.Now) {
+			list = append(list, Hold{
+				Code: HoldLeaseOver, Until: end, Worker: c.job.WorkerID,
+				Text: fmt.Sprintf("Its lease ended at %s: the next sweep of a reaper takes it back.", c.at(end)),
+			})
+		}
+	}
+	return list
+}
+
+func holdWaits(c *holdCase) []Hold {
+	if !c.in(StateWaiting) || c.job.RunAt.IsZero() {
+		return nil
+	}
+	why := map[string]string{
+		"scheduled": "It is scheduled for", "retry": "After a failed attempt it waits until",
+		"rescheduled": "Its handler put it off until", "deferred": "A permit put it off until",
+	}[c.job.Reason]
+	if why == "" {
+		why = fmt.Sprintf("It waits (%s) until", c.job.Reason)
+	}
+	text := fmt.Sprintf("%s %s.", why, c.at(c.job.RunAt))
+	if c.job.RunAt.Before(c.Now) {
+		text = fmt.Sprintf("%s %s, which has come: a worker will move it to the queue, if one runs.", why, c.at(c.job.RunAt))
+	}
+	return []Hold{{Code: HoldWaits, Text: text, Until: c.job.RunAt}}
+}
+
+func holdPaused(c *holdCase) []Hold {
+	if c.PausedAt == nil || !c.in(StateWaiting, StatePending) {
+		return nil
+	}
+	text := fmt.Sprintf("Queue %q is paused since %s.", c.job.Queue, c.at(*c.PausedAt))
+	if *c.PauseReason != "" {
+		text = fmt.Sprintf("Queue %q is paused since %s: %s.", c.job.Queue, c.at(*c.PausedAt), *c.PauseReason)
+	}
+	return []Hold{{Code: HoldPaused, Text: text}}
+}
+
+func holdWorkers(c *holdCase) []Hold {
+	if !c.in(StateWaiting, StatePending) {
+		return nil
+	}
+	served, known := false, false
+	for i := range c.workers {
+		if !c.workers[i].Alive {
+			continue
+		}
+		serves, knows := c.workers[i].serves(c.job.Queue, c.job.Kind)
+		served, known = served || serves, known || knows
+	}
+	switch {
+	case !served:
+		return []Hold{{Code: HoldNoWorker, Text: fmt.Sprintf("No live worker serves queue %q.", c.job.Queue)}}
+	case !known:
+		return []Hold{{Code: HoldUnknownKind, Text: fmt.Sprintf("No live worker of queue %q takes kind %q.", c.job.Queue, c.job.Kind)}}
+	}
+	return nil
+}
+
+func holdSuspect(c *holdCase) []Hold {
+	if c.Lane == nil || *c.Lane != store.SuspectLane {
+		return nil
+	}
+	text := "Its worker died while it ran: such jobs run one at a time in each worker."
+	if c.Suspect != nil {
+		text = fmt.Sprintf("Its worker died while it ran: such jobs run one at a time in each worker, and job %v runs now.", uuid.UUID(*c.Suspect))
+	}
+	return []Hold{{Code: HoldSuspect, Text: text, Jobs: c.Ahead}}
+}
+
+func holdBehind(c *holdCase) []Hold {
+	if !c.in(StatePending) || c.Ahead == 0 || c.Lane == nil || *c.Lane == store.SuspectLane {
+		return nil
+	}
+	return []Hold{{
+		Code: HoldBehind, Jobs: c.Ahead,
+		Text: fmt.Sprintf("%d jobs of queue %q come first, by priority or by age; %d of the queue run.", c.Ahead, c.job.Queue, c.Running),
+	}}
+}
