@@ -87,13 +87,13 @@ func loadFinals(ctx context.Context, db *pgxpool.Pool) ([]final, error) {
 	rows, err := db.Query(ctx, `
 		SELECT j.id, coalesce(j.payload ->> 'tag', ''), j.queue, j.state, j.attempt, j.crash_count,
 		       (SELECT count(*) FROM jsonb_array_elements(coalesce(j.errors, '[]')) AS e WHERE e ->> 'reason' = 'worker_lost'),
-		       coalesce(j.unique_key, '')
+		       coalesce(j.unique_key, ''), coalesce(j.fingerprint, '')
 		FROM simplequeue.job AS j`)
 	if err != nil {
 		return nil, err
 	}
 	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (f final, err error) {
-		err = row.Scan(&f.id, &f.tag, &f.workload, &f.state, &f.attempt, &f.crash, &f.lost, &f.key)
+		err = row.Scan(&f.id, &f.tag, &f.workload, &f.state, &f.attempt, &f.crash, &f.lost, &f.key, &f.fingerprint)
 		return f, err
 	})
 }

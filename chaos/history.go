@@ -141,6 +141,8 @@ type final struct {
 	crash    int
 	lost     int // entries "worker_lost" of the error history
 	key      string
+
+	fingerprint string
 }
 
 // report is what a worker says of itself.

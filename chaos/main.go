@@ -153,6 +153,10 @@ func runScenario(ctx context.Context, c config, sc *scenario, main, witnesses *p
 		}
 	}
 	s, err := newStage(ctx, c, sc, c.seed, main, witnesses)
+	var why notHere
+	if errors.As(err, &why) {
+		return true, result{Scenario: sc.name, Seed: c.seed, NotRun: why.Error()}.write(os.Stdout, c.json)
+	}
 	if err != nil {
 		return false, err
 	}

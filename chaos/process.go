@@ -53,7 +53,7 @@ func (s *stage) start(p *place) error {
 	}
 	defer log.Close()
 	cmd := exec.Command(s.program)
-	cmd.Env = append(os.Environ(), setupVariable+"="+string(text))
+	cmd.Env = append(os.Environ(), setupVariable+"="+string(text), clockEnvironment(told.ClockOff))
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C is for the one that started it
 	in, err := cmd.StdinPipe()

@@ -17,8 +17,6 @@ type scenario struct {
 	strict bool
 	// mortal: processes die by themselves and are started again.
 	mortal bool
-	// stubborn: handlers that never return are left at the end.
-	stubborn bool
 
 	// missing tells why the scenario cannot be run here; nil or "" if it can.
 	missing func() string
@@ -53,3 +51,8 @@ func scenarioNames() (names []string) {
 	}
 	return names
 }
+
+// notHere is why a scenario cannot be run on this machine.
+type notHere string
+
+func (e notHere) Error() string { return string(e) }

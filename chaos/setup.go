@@ -19,6 +19,7 @@ type setup struct {
 	GlobalPermits int
 	MaxCrashes    int
 	StuckAfter    time.Duration
+	Drain         time.Duration
 	Conns         int // of the pool
 	PollOnly      bool
 	Procs         int // GOMAXPROCS, 0 for the default
@@ -42,6 +43,6 @@ func (s *setup) permits(queue string) int {
 // usual is what processes are told unless a scenario says otherwise.
 func usual() setup {
 	return setup{
-		Heartbeat: 500 * time.Millisecond, GlobalPermits: 40, MaxCrashes: 1000, StuckAfter: time.Minute, Conns: 4,
+		Heartbeat: 500 * time.Millisecond, GlobalPermits: 40, MaxCrashes: 1000, StuckAfter: time.Minute, Drain: 20 * time.Second, Conns: 4,
 	}
 }

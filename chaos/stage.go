@@ -36,6 +36,8 @@ type stage struct {
 	db         *pgxpool.Pool    // direct
 	witness    *witness
 	witnessURL string
+	standby    *standby // of a failover scenario
+	disk       string   // the folder of a small disk
 	cleanups   []func() error
 
 	workers, producers []*place
@@ -267,9 +269,6 @@ func (s *stage) perform(ctx context.Context) (h *history, found []violation, err
 	done()
 	h.quietAfter = h.quiet.Sub(faultsOver)
 	for _, p := range s.workers {
-		if s.scenario.stubborn {
-			continue // its handlers never return: killed by the end of the stage
-		}
 		if e := s.stop(p); e != nil {
 			found = append(found, violation{"I8 loops", e.Error(), nil})
 		}

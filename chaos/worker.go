@@ -42,6 +42,9 @@ func processMain(s setup) error {
 		return err
 	}
 	defer w.db.Close()
+	if err := checkOwnClock(ctx, w, s.ClockOff); err != nil {
+		return err
+	}
 	config, err := pgxpool.ParseConfig(s.URL)
 	if err != nil {
 		return err
@@ -77,7 +80,7 @@ func (w *worker) run(ctx context.Context) (err error) {
 		HeartbeatInterval: w.setup.Heartbeat, JanitorInterval: 200 * time.Millisecond,
 		MaxAttempts: 1000, MaxCrashes: w.setup.MaxCrashes, StuckAfter: w.setup.StuckAfter,
 		Backoff: simplequeue.BackoffFunc(func(*simplequeue.Job, error) time.Duration { return 50*time.Millisecond + rand.N(200*time.Millisecond) }),
-		Stop:    simplequeue.StopTimeouts{Drain: 20 * time.Second},
+		Stop:    simplequeue.StopTimeouts{Drain: w.setup.Drain},
 		Queues:  map[string]simplequeue.QueueOptions{},
 	}
 	for _, name := range w.setup.Workloads {
