@@ -22,6 +22,7 @@ var checks = []check{
 	{"I1 loss", checkLoss},
 	{"I2 fencing", checkFencing},
 	{"I2 outcomes", checkOutcomes},
+	{"I2 attempts", checkAttempts},
 	{"I3 terminal is final", checkTerminal},
 	{"I4 recovery", checkRecovery},
 	{"I5 slots", checkSlots},
@@ -211,6 +212,36 @@ func checkOutcomes(h *history) (found []violation) {
 		}
 		if !c.reaped && c.ended.process != b.process {
 			found = append(found, h.breach(name, b.job, "claim %d/%d of %s was settled by %s", c.claim, c.nonce, b.process, c.ended.process))
+		}
+	}
+	return found
+}
+
+// checkAttempts: a job whose handler a stop has interrupted is given back without
+// using an attempt, one whose worker died has used it, and none is claimed with
+// an attempt that it had not come to.
+func checkAttempts(h *history) (found []violation) {
+	const name = "I2 attempts"
+	interrupted := map[runKey]bool{}
+	for _, r := range h.runs {
+		if r.outcome == runShutdown {
+			interrupted[runKey{r.job, r.process, r.attempt, r.reprocess}] = true
+		}
+	}
+	for _, c := range h.claims() {
+		if c.ended == nil || c.next == nil {
+			continue
+		}
+		b := c.begun
+		want := b.attempt
+		if !c.reaped && c.next.place == "job_queue" {
+			want-- // given back
+		}
+		switch {
+		case !c.reaped && interrupted[runKey{b.job, b.process, b.attempt, b.reprocess}] && c.next.place != "job_queue" && c.next.state != "cancelled":
+			found = append(found, h.breach(name, b.job, "claim %d/%d of job %v, interrupted by a stop, was not given back", c.claim, c.nonce, b.job))
+		case c.next.place != "job_waiting" && c.next.attempt != want, c.next.attempt > b.attempt || c.next.attempt < b.attempt-1:
+			found = append(found, h.breach(name, b.job, "claim %d/%d of job %v was attempt %d, and left it at attempt %d", c.claim, c.nonce, b.job, b.attempt, c.next.attempt))
 		}
 	}
 	return found
@@ -542,10 +573,20 @@ func checkStrict(h *history) (found []violation) {
 			found = append(found, h.breach("strict", f.id, "job %v has crash count %d and %d lost workers", f.id, f.crash, f.lost))
 		}
 	}
-	if n := h.reruns(); n > 0 {
+	if n := h.reruns() - h.interrupted(); n > 0 {
 		found = append(found, violation{"strict", fmt.Sprintf("%d handlers ran for nothing", n), nil})
 	}
 	return found
+}
+
+// interrupted is how many handlers a stop has interrupted.
+func (h *history) interrupted() (n int) {
+	for _, r := range h.runs {
+		if r.outcome == runShutdown {
+			n++
+		}
+	}
+	return n
 }
 
 // reruns is how many handlers ran for nothing: their claim was not ended by

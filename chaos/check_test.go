@@ -89,6 +89,11 @@ func TestViolationsAreFound(t *testing.T) {
 		"claimed after its end": {"I3", func(h *history) {
 			h.moves = append(h.moves, move{n: 8, at: at(5000), place: running, entered: true, job: one, claim: 9, nonce: 90})
 		}},
+		"an attempt lost by a crash":     {"I2 attempts", func(h *history) { h.moves[3].attempt = 0 }},
+		"an attempt used by a give back": {"I2 attempts", func(h *history) { h.moves[3].crash = 0 }},
+		"interrupted by a stop and retried": {"I2 attempts", func(h *history) {
+			h.runs[0].outcome, h.moves[3].place, h.moves[3].crash, h.moves[2].process = runShutdown, "job_waiting", 0, "w1"
+		}},
 		"archived twice":                     {"I3", func(h *history) { h.moves = append(h.moves, h.moves[6]) }},
 		"taken out of the archive":           {"I3", func(h *history) { m := h.moves[6]; m.entered = false; h.moves = append(h.moves, m) }},
 		"a late recovery":                    {"I4", func(h *history) { h.moves[2].at = at(30_000) }},
@@ -183,7 +188,7 @@ func TestWhatIsAllowed(t *testing.T) {
 			h.strict = true
 			h.runs = h.runs[1:]
 			h.moves[2].process, h.moves[3].crash, h.moves[4].crash, h.moves[5].crash = "w1", 0, 0, 0
-			h.moves[6].crash = 0
+			h.moves[6].crash, h.moves[3].attempt = 0, 0
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

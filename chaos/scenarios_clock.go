@@ -112,7 +112,7 @@ func checkOwnClock(ctx context.Context, w *witness, want time.Duration) error {
 	if err != nil {
 		return err
 	}
-	if off := time.Now().Sub(now); off > want+time.Minute || off < want-time.Minute {
+	if off := time.Since(now); off > want+time.Minute || off < want-time.Minute {
 		return fmt.Errorf("the clock is off by %v, want %v", off, want)
 	}
 	return nil

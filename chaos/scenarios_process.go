@@ -14,6 +14,14 @@ func init() {
 		prepare: calm, inject: injectRolling,
 	})
 	addScenario(scenario{
+		name: "handback", order: 3, about: "workers are stopped by SIGTERM, get little time, and give back what runs", strict: true,
+		prepare: func(ctx context.Context, s *stage) error {
+			s.setup.Drain = 200 * time.Millisecond
+			return calm(ctx, s)
+		},
+		inject: injectRolling,
+	})
+	addScenario(scenario{
 		name: "slowcpu", order: 16, about: "one core for each process, and handlers that compute all the time", workloads: []string{"busy"},
 		prepare: func(_ context.Context, s *stage) error { s.setup.Procs = 1; return nil },
 		inject: func(ctx context.Context, s *stage) error {

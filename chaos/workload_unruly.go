@@ -41,8 +41,7 @@ func handleUnruly(_ context.Context, _ *worker, job *simplequeue.Job, p payload)
 	case "panic":
 		panic("unruly")
 	case "nil panic":
-		var none map[string]int
-		none["a"] = 1
+		panic(nil)
 	case "goexit":
 		runtime.Goexit()
 	case "ignore":
