@@ -16,11 +16,11 @@ func init() {
 	})
 	addScenario(scenario{
 		name: "failover-async", order: 14, about: "the primary is stopped and a standby promoted that lacks the last seconds", server: ownServer,
-		prepare: prepareStandby(false), inject: injectFailover,
+		prepare: prepareStandby(false), inject: injectFailover, workloads: []string{"lasting"},
 	})
 	addScenario(scenario{
 		name: "restore", order: 15, about: "the server is lost and a base backup made under load takes its place", server: ownServer,
-		prepare: prepareRestore, inject: injectRestore,
+		prepare: prepareRestore, inject: injectRestore, workloads: []string{"lasting"},
 	})
 }
 

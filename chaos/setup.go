@@ -43,6 +43,6 @@ func (s *setup) permits(queue string) int {
 // usual is what processes are told unless a scenario says otherwise.
 func usual() setup {
 	return setup{
-		Heartbeat: 500 * time.Millisecond, GlobalPermits: 40, MaxCrashes: 1000, StuckAfter: time.Minute, Drain: 20 * time.Second, Conns: 4,
+		Heartbeat: 500 * time.Millisecond, GlobalPermits: 120, MaxCrashes: 1000, StuckAfter: time.Minute, Drain: 20 * time.Second, Conns: 4,
 	}
 }
