@@ -30,6 +30,7 @@ var checks = []check{
 	{"I7 uniqueness", checkUnique},
 	{"I7 duplicates", checkDuplicates},
 	{"I8 loops", checkLoops},
+	{"I8 progress", checkProgress},
 	{"I9 leftovers", checkLeftovers},
 	{"I10 clock", checkClock},
 	{"cancel", checkCancels},
@@ -345,11 +346,11 @@ func (h *history) alive() []report {
 // handlers that have not returned, and these are counted as stuck.
 func checkSlots(h *history) (found []violation) {
 	for _, r := range h.alive() {
-		if r.running != r.handlers || r.stuck != r.handlers || r.inFlight != r.handlers || r.free != h.setup.GlobalPermits-r.handlers ||
+		if r.running != r.handlers || r.stuck != r.handlers || r.inFlight != r.handlers || r.permits != r.handlers || r.free != h.setup.GlobalPermits-r.handlers ||
 			(r.handlers == 0 && r.payloadBytes != 0) {
 			found = append(found, violation{"I5 slots", fmt.Sprintf(
-				"%s at rest has %d handlers, and says running %d, stuck %d, in flight %d, free permits %d of %d, payload bytes %d",
-				r.process, r.handlers, r.running, r.stuck, r.inFlight, r.free, h.setup.GlobalPermits, r.payloadBytes), nil})
+				"%s at rest has %d handlers, and says running %d, stuck %d, in flight %d, permits of queues %d, free permits %d of %d, payload bytes %d",
+				r.process, r.handlers, r.running, r.stuck, r.inFlight, r.permits, r.free, h.setup.GlobalPermits, r.payloadBytes), nil})
 		}
 	}
 	return found
@@ -452,19 +453,32 @@ func checkUnique(h *history) (found []violation) {
 	return found
 }
 
+// afterEnd is how long after the row of an ended job was written its key may look
+// taken: until that commits.
+const afterEnd = 5 * time.Second
+
 // checkDuplicates: an insert that was skipped names a job that is there, with
-// the same key.
+// the same key, and that had not ended long before.
 func checkDuplicates(h *history) (found []violation) {
-	keys := map[uuid.UUID]string{}
+	const name = "I7 duplicates"
+	keys, ended := map[uuid.UUID]string{}, map[uuid.UUID]time.Time{}
 	for _, f := range h.finals {
 		keys[f.id] = f.key
+	}
+	for i := range h.moves {
+		if m := &h.moves[i]; m.entered && ends[m.place] && ended[m.job].IsZero() {
+			ended[m.job] = m.at
+		}
 	}
 	for _, in := range h.inserts {
 		if in.outcome != duplicate || h.rewind.holds(in.answered) {
 			continue
 		}
 		if key, ok := keys[in.holder]; !ok || key != in.key {
-			found = append(found, h.breach("I7 duplicates", in.holder, "the insert of %s with the key %q was skipped for job %v, which is not there with that key", in.tag, in.key, in.holder))
+			found = append(found, h.breach(name, in.holder, "the insert of %s with the key %q was skipped for job %v, which is not there with that key", in.tag, in.key, in.holder))
+		}
+		if end := ended[in.holder]; !end.IsZero() && end.Add(afterEnd).Before(in.asked) {
+			found = append(found, h.breach(name, in.holder, "the insert of %s with the key %q was skipped for job %v, which had ended %v before", in.tag, in.key, in.holder, in.asked.Sub(end)))
 		}
 	}
 	return found
@@ -485,6 +499,27 @@ func checkLoops(h *history) (found []violation) {
 		}
 		if h.quiet.Sub(r.at) > slack {
 			found = append(found, violation{name, fmt.Sprintf("%s has not reported since %s", r.process, r.at.Format(time.RFC3339Nano)), nil})
+		}
+	}
+	return found
+}
+
+// checkProgress: jobs that somebody else has locked keep no worker from claiming
+// others.
+func checkProgress(h *history) (found []violation) {
+	claims := h.claims()
+	for _, f := range h.faults {
+		middle := f.begin.Add(f.end.Sub(f.begin) / 2)
+		if f.what != rowsLocked || f.end.Sub(f.begin) < 2*time.Second {
+			continue
+		}
+		for _, l := range h.lives {
+			worked := slices.ContainsFunc(claims, func(c *claimed) bool {
+				return c.begun.process == l.process && c.begun.at.After(middle) && c.begun.at.Before(f.end)
+			})
+			if strings.HasPrefix(l.process, "worker") && l.start.Before(f.begin) && (l.end.IsZero() || l.end.After(f.end)) && !worked {
+				found = append(found, violation{"I8 progress", fmt.Sprintf("%s claimed nothing while rows were locked, from %s to %s", l.process, middle.Format(time.RFC3339Nano), f.end.Format(time.RFC3339Nano)), nil})
+			}
 		}
 	}
 	return found

@@ -100,6 +100,7 @@ func TestViolationsAreFound(t *testing.T) {
 		"a slot that is not freed":           {"I5", func(h *history) { h.reports[0].running, h.reports[0].free = 1, 39 }},
 		"a queue's slot that is not freed":   {"I5", func(h *history) { h.reports[0].inFlight = 1 }},
 		"payload memory that is not freed":   {"I5", func(h *history) { h.reports[0].payloadBytes = 1 }},
+		"a queue's permit that is not freed": {"I5", func(h *history) { h.reports[0].permits = 1 }},
 		"a stuck handler that nobody counts": {"I5", func(h *history) { h.reports[0].handlers = 1 }},
 		"more jobs of a queue than permits":  {"I6", func(h *history) { h.runs = append(h.runs, overlapping("plain", 11)...) }},
 		"more jobs in all than permits": {"I6", func(h *history) {
@@ -118,15 +119,23 @@ func TestViolationsAreFound(t *testing.T) {
 		"skipped for a job with another key": {"I7 duplicates", func(h *history) {
 			h.inserts = append(h.inserts, insertion{tag: "b", key: "k", outcome: duplicate, holder: one})
 		}},
+		"skipped for a job that had ended": {"I7 duplicates", func(h *history) {
+			h.finals[0].key = "k"
+			h.inserts = append(h.inserts, insertion{tag: "b", key: "k", outcome: duplicate, holder: one, asked: at(10_000)})
+		}},
 		"a worker that is not well":     {"I8", func(h *history) { h.reports[0].healthy = false }},
 		"a worker that says no more":    {"I8", func(h *history) { h.reports[0].at = at(1000) }},
 		"a worker that ended by itself": {"I8", func(h *history) { h.lives[0].unexpected = true }},
-		"a key that is not freed":       {"I9", func(h *history) { h.leftovers = map[string]int{"job_unique": 1} }},
-		"a table that has grown":        {"I9", func(h *history) { h.bytes = map[string]int64{"job_lease": 1 << 30} }},
-		"a job that ran too early":      {"I10", func(h *history) { h.inserts[0].delay = time.Second }},
-		"a cancel that was forgotten":   {"cancel", func(h *history) { h.cancels = []cancelling{{job: one, state: "cancelled", answered: at(10_000)}} }},
-		"claimed after its cancel":      {"cancel", func(h *history) { h.cancels = []cancelling{{job: one, state: "cancelling", answered: at(3000)}} }},
-		"reaped from a living worker":   {"strict", func(h *history) { h.strict = true }},
+		"a worker that waits for locked rows": {"I8 progress", func(h *history) {
+			h.lives = append(h.lives, life{process: "worker3", start: at(-100)})
+			h.faults = []span{{rowsLocked, at(2000), at(6000)}}
+		}},
+		"a key that is not freed":     {"I9", func(h *history) { h.leftovers = map[string]int{"job_unique": 1} }},
+		"a table that has grown":      {"I9", func(h *history) { h.bytes = map[string]int64{"job_lease": 1 << 30} }},
+		"a job that ran too early":    {"I10", func(h *history) { h.inserts[0].delay = time.Second }},
+		"a cancel that was forgotten": {"cancel", func(h *history) { h.cancels = []cancelling{{job: one, state: "cancelled", answered: at(10_000)}} }},
+		"claimed after its cancel":    {"cancel", func(h *history) { h.cancels = []cancelling{{job: one, state: "cancelling", answered: at(3000)}} }},
+		"reaped from a living worker": {"strict", func(h *history) { h.strict = true }},
 		"run for nothing": {"strict", func(h *history) {
 			h.strict, h.moves, h.runs = true, append(h.moves[:1:1], h.moves[4:]...), append(h.runs, handlerRun{job: one, process: "w3", attempt: 1, start: at(11)})
 		}},
@@ -179,7 +188,7 @@ func TestWhatIsAllowed(t *testing.T) {
 			h.faults = []span{{"outage", at(100), at(31_000)}}
 		},
 		"a stuck handler that is counted": func(h *history) {
-			h.reports[0].handlers, h.reports[0].running, h.reports[0].stuck, h.reports[0].inFlight, h.reports[0].free = 1, 1, 1, 1, 39
+			h.reports[0].handlers, h.reports[0].running, h.reports[0].stuck, h.reports[0].inFlight, h.reports[0].permits, h.reports[0].free = 1, 1, 1, 1, 1, 39
 		},
 		"a cancelled job that has completed first": func(h *history) {
 			h.cancels = []cancelling{{job: one, state: "cancelling", answered: at(4095)}}

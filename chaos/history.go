@@ -150,7 +150,8 @@ type report struct {
 	process                string
 	at                     time.Time
 	running, stuck, free   int
-	inFlight, handlers     int // claims; handlers that have begun and not returned
+	inFlight, permits      int // claims; permits of queues in use
+	handlers               int // that have begun and not returned
 	payloadBytes           int64
 	healthy                bool
 	problems               string

@@ -15,6 +15,7 @@ func init() {
 	addScenario(scenario{name: "terminate", order: 4, about: "connections are terminated, by chance and all at once", inject: injectTerminations})
 	addScenario(scenario{name: "pgrestart", order: 5, about: "the server is stopped at once and started again", inject: injectRestart})
 	addScenario(scenario{name: "locktable", order: 9, about: "tables are locked for up to two seconds", inject: injectLocks})
+	addScenario(scenario{name: "lockrows", order: 9, about: "jobs at the head of a queue are locked for seconds", workloads: []string{"backlog"}, inject: injectRowLocks})
 	addScenario(scenario{name: "snapshot", order: 10, about: "a snapshot is held open throughout", inject: injectSnapshot})
 	addScenario(scenario{name: "dump", order: 11, about: "pg_dump runs throughout", inject: injectDump})
 	addScenario(scenario{
@@ -116,6 +117,27 @@ func injectBriefLocks(ctx context.Context, s *stage) error {
 	err := s.lock(ctx, lockable[s.rand.IntN(len(lockable))], s.between(20*time.Millisecond, 300*time.Millisecond))
 	pause(ctx, s.between(100*time.Millisecond, 300*time.Millisecond))
 	return err
+}
+
+// rowsLocked is a fault that must not keep any worker from claiming.
+const rowsLocked = "lock rows"
+
+func injectRowLocks(ctx context.Context, s *stage) error {
+	tx, err := s.db.Begin(context.WithoutCancel(ctx))
+	if err != nil {
+		return err
+	}
+	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
+	tag, err := tx.Exec(context.WithoutCancel(ctx), `
+		SELECT FROM simplequeue.job_queue WHERE queue = 'backlog' ORDER BY seq LIMIT 3 FOR UPDATE SKIP LOCKED`)
+	if err != nil || tag.RowsAffected() == 0 {
+		pause(ctx, 20*time.Millisecond)
+		return err
+	}
+	end := s.fault("%s", rowsLocked)
+	pause(ctx, 3*time.Second)
+	end()
+	return nil
 }
 
 func injectSnapshot(ctx context.Context, s *stage) error {

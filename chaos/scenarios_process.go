@@ -7,6 +7,10 @@ import (
 )
 
 func init() {
+	addScenario(scenario{
+		name: "calm", order: 1, about: "nothing goes wrong, and many jobs run for longer than a lease", strict: true, workloads: []string{"lasting"},
+		prepare: calm, inject: injectNothing("nothing"),
+	})
 	addScenario(scenario{name: "kill9", order: 1, about: "workers and producers are killed: one, the same again, all at once", inject: injectKills})
 	addScenario(scenario{name: "sigstop", order: 2, about: "processes are stopped for up to several leases and go on", inject: injectStops})
 	addScenario(scenario{
@@ -36,7 +40,7 @@ func init() {
 // calm gives leases a length that a busy machine does not make workers lose, for
 // scenarios in which none may.
 func calm(_ context.Context, s *stage) error {
-	s.setup.Heartbeat = 3 * time.Second
+	s.setup.Heartbeat = 2 * time.Second
 	return nil
 }
 

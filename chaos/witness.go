@@ -45,6 +45,7 @@ CREATE TABLE report (
     stuck     integer     NOT NULL,
     free      integer     NOT NULL,
     in_flight integer     NOT NULL,
+    permits   integer     NOT NULL,
     handlers  integer     NOT NULL,
     payload   bigint      NOT NULL,
     healthy   boolean     NOT NULL,
@@ -116,9 +117,9 @@ func (w *witness) endsRun(ctx context.Context, run uuid.UUID, outcome string) er
 
 func (w *witness) reports(ctx context.Context, r report) error {
 	_, err := w.db.Exec(ctx, `
-		INSERT INTO report (process, running, stuck, free, in_flight, handlers, payload, healthy, problems, reaped, lost, given_off)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)`,
-		r.process, r.running, r.stuck, r.free, r.inFlight, r.handlers, r.payloadBytes, r.healthy, r.problems, r.reaped, r.lost, r.givenOff)
+		INSERT INTO report (process, running, stuck, free, in_flight, permits, handlers, payload, healthy, problems, reaped, lost, given_off)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)`,
+		r.process, r.running, r.stuck, r.free, r.inFlight, r.permits, r.handlers, r.payloadBytes, r.healthy, r.problems, r.reaped, r.lost, r.givenOff)
 	return err
 }
 
@@ -162,11 +163,11 @@ func (w *witness) load(ctx context.Context, h *history) error {
 	if err != nil {
 		return err
 	}
-	if rows, err = w.db.Query(ctx, "SELECT process, at, running, stuck, free, in_flight, handlers, payload, healthy, problems, reaped, lost, given_off FROM report ORDER BY at"); err != nil {
+	if rows, err = w.db.Query(ctx, "SELECT process, at, running, stuck, free, in_flight, permits, handlers, payload, healthy, problems, reaped, lost, given_off FROM report ORDER BY at"); err != nil {
 		return err
 	}
 	h.reports, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (r report, err error) {
-		err = row.Scan(&r.process, &r.at, &r.running, &r.stuck, &r.free, &r.inFlight, &r.handlers, &r.payloadBytes, &r.healthy, &r.problems, &r.reaped, &r.lost, &r.givenOff)
+		err = row.Scan(&r.process, &r.at, &r.running, &r.stuck, &r.free, &r.inFlight, &r.permits, &r.handlers, &r.payloadBytes, &r.healthy, &r.problems, &r.reaped, &r.lost, &r.givenOff)
 		return r, err
 	})
 	return err

@@ -149,6 +149,7 @@ func (w *worker) report(ctx context.Context) {
 		}
 		for _, q := range s.Queues {
 			r.inFlight += q.InFlight
+			r.permits += q.Running
 		}
 		if err := w.witness.reports(ctx, r); err != nil && ctx.Err() == nil {
 			must(err)

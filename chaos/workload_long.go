@@ -9,7 +9,7 @@ import (
 )
 
 // Jobs that outlive several heartbeats, and leases.
-var long = register(workload{name: "long", every: 700 * time.Millisecond, permits: 4, handle: handleWork})
+var long = register(workload{name: "long", every: 500 * time.Millisecond, permits: 2, handle: handleWork})
 
 func init() {
 	long.produce = func(ctx context.Context, p *producer, r *rand.Rand) {
