@@ -1,0 +1,174 @@
+package main
+
+import (
+	"context"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// witness is a database on a server that no fault touches. Processes tell it
+// what they do over connections of their own, and go on when it has answered.
+type witness struct{ db *pgxpool.Pool }
+
+const witnessSQL = `
+CREATE TABLE insertion (
+    tag         text        PRIMARY KEY,
+    workload    text        NOT NULL,
+    key         text        NOT NULL,
+    delay_us    bigint      NOT NULL,
+    asked_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
+    id          uuid,
+    outcome     text        NOT NULL DEFAULT '',
+    holder      uuid,
+    answered_at timestamptz
+);
+CREATE TABLE cancelling (job uuid NOT NULL, state text NOT NULL, asked_at timestamptz NOT NULL, answered_at timestamptz NOT NULL DEFAULT clock_timestamp());
+CREATE TABLE run (
+    run        uuid        PRIMARY KEY,
+    job        uuid        NOT NULL,
+    process    text        NOT NULL,
+    queue      text        NOT NULL,
+    attempt    integer     NOT NULL,
+    reprocess  integer     NOT NULL,
+    crash      integer     NOT NULL,
+    started_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    ended_at   timestamptz,
+    outcome    text        NOT NULL DEFAULT ''
+);
+CREATE TABLE report (
+    process   text        NOT NULL,
+    at        timestamptz NOT NULL DEFAULT clock_timestamp(),
+    running   integer     NOT NULL,
+    stuck     integer     NOT NULL,
+    free      integer     NOT NULL,
+    in_flight integer     NOT NULL,
+    permits   integer     NOT NULL,
+    handlers  integer     NOT NULL,
+    payload   bigint      NOT NULL,
+    healthy   boolean     NOT NULL,
+    problems  text        NOT NULL,
+    reaped    bigint      NOT NULL,
+    lost      bigint      NOT NULL,
+    given_off bigint      NOT NULL
+);`
+
+func openWitness(ctx context.Context, url string, conns int32) (*witness, error) {
+	config, err := pgxpool.ParseConfig(url)
+	if err != nil {
+		return nil, err
+	}
+	config.MaxConns = conns
+	db, err := pgxpool.NewWithConfig(ctx, config)
+	if err != nil {
+		return nil, err
+	}
+	return &witness{db}, nil
+}
+
+func (w *witness) now(ctx context.Context) (now time.Time, err error) {
+	err = w.db.QueryRow(ctx, "SELECT clock_timestamp()").Scan(&now)
+	return now, err
+}
+
+// asks notes that jobs are about to be inserted.
+func (w *witness) asks(ctx context.Context, all []insertion) error {
+	var batch pgx.Batch
+	for _, in := range all {
+		batch.Queue("INSERT INTO insertion (tag, workload, key, delay_us) VALUES ($1, $2, $3, $4)", in.tag, in.workload, in.key, in.delay.Microseconds())
+	}
+	return w.db.SendBatch(ctx, &batch).Close()
+}
+
+// answers notes what became of them.
+func (w *witness) answers(ctx context.Context, all []insertion) error {
+	var batch pgx.Batch
+	for _, in := range all {
+		batch.Queue("UPDATE insertion SET id = $2, outcome = $3, holder = $4, answered_at = clock_timestamp() WHERE tag = $1",
+			in.tag, orNull(in.id), in.outcome, orNull(in.holder))
+	}
+	return w.db.SendBatch(ctx, &batch).Close()
+}
+
+func orNull(id uuid.UUID) *uuid.UUID {
+	if id == noID {
+		return nil
+	}
+	return &id
+}
+
+func (w *witness) cancelled(ctx context.Context, c cancelling) error {
+	_, err := w.db.Exec(ctx, "INSERT INTO cancelling (job, state, asked_at) VALUES ($1, $2, $3)", c.job, c.state, c.asked)
+	return err
+}
+
+func (w *witness) starts(ctx context.Context, run uuid.UUID, r handlerRun) error {
+	_, err := w.db.Exec(ctx, "INSERT INTO run (run, job, process, queue, attempt, reprocess, crash) VALUES ($1, $2, $3, $4, $5, $6, $7)",
+		run, r.job, r.process, r.queue, r.attempt, r.reprocess, r.crash)
+	return err
+}
+
+func (w *witness) endsRun(ctx context.Context, run uuid.UUID, outcome string) error {
+	_, err := w.db.Exec(ctx, "UPDATE run SET ended_at = clock_timestamp(), outcome = $2 WHERE run = $1", run, outcome)
+	return err
+}
+
+func (w *witness) reports(ctx context.Context, r report) error {
+	_, err := w.db.Exec(ctx, `
+		INSERT INTO report (process, running, stuck, free, in_flight, permits, handlers, payload, healthy, problems, reaped, lost, given_off)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)`,
+		r.process, r.running, r.stuck, r.free, r.inFlight, r.permits, r.handlers, r.payloadBytes, r.healthy, r.problems, r.reaped, r.lost, r.givenOff)
+	return err
+}
+
+// load reads all of it into a history.
+func (w *witness) load(ctx context.Context, h *history) error {
+	rows, err := w.db.Query(ctx, `SELECT tag, workload, key, delay_us, asked_at, coalesce(id, '00000000-0000-0000-0000-000000000000'), outcome,
+		coalesce(holder, '00000000-0000-0000-0000-000000000000'), coalesce(answered_at, asked_at) FROM insertion`)
+	if err != nil {
+		return err
+	}
+	h.inserts, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (in insertion, err error) {
+		var us int64
+		err = row.Scan(&in.tag, &in.workload, &in.key, &us, &in.asked, &in.id, &in.outcome, &in.holder, &in.answered)
+		in.delay = time.Duration(us) * time.Microsecond
+		return in, err
+	})
+	if err != nil {
+		return err
+	}
+	if rows, err = w.db.Query(ctx, "SELECT job, state, asked_at, answered_at FROM cancelling"); err != nil {
+		return err
+	}
+	h.cancels, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (c cancelling, err error) {
+		err = row.Scan(&c.job, &c.state, &c.asked, &c.answered)
+		return c, err
+	})
+	if err != nil {
+		return err
+	}
+	if rows, err = w.db.Query(ctx, "SELECT job, process, queue, attempt, reprocess, crash, started_at, ended_at, outcome FROM run ORDER BY started_at"); err != nil {
+		return err
+	}
+	h.runs, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (r handlerRun, err error) {
+		var end *time.Time
+		err = row.Scan(&r.job, &r.process, &r.queue, &r.attempt, &r.reprocess, &r.crash, &r.start, &end, &r.outcome)
+		if end != nil {
+			r.end = *end
+		}
+		return r, err
+	})
+	if err != nil {
+		return err
+	}
+	if rows, err = w.db.Query(ctx, "SELECT process, at, running, stuck, free, in_flight, permits, handlers, payload, healthy, problems, reaped, lost, given_off FROM report ORDER BY at"); err != nil {
+		return err
+	}
+	h.reports, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (r report, err error) {
+		err = row.Scan(&r.process, &r.at, &r.running, &r.stuck, &r.free, &r.inFlight, &r.permits, &r.handlers, &r.payloadBytes, &r.healthy, &r.problems, &r.reaped, &r.lost, &r.givenOff)
+		return r, err
+	})
+	return err
+}

@@ -1,0 +1,35 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/simplequeue/simplequeue"
+)
+
+// Jobs with few keys, so that most inserts meet a holder, in calls of one or
+// several. The queue of their fingerprint is looked at by the reaper.
+var unique = register(workload{name: "unique", every: 60 * time.Millisecond, handle: handleUnique})
+
+func init() {
+	unique.produce = func(ctx context.Context, p *producer, r *rand.Rand) {
+		jobs := make([]simplequeue.NewJob, 1+r.IntN(3))
+		for i := range jobs {
+			jobs[i] = simplequeue.NewJob{
+				UniqueKey: fmt.Sprint("key ", r.IntN(5)), UniqueGlobal: false, Fingerprint: "hot",
+				Payload: payload{Ms: r.IntN(100), Fails: r.IntN(2)},
+			}
+		}
+		p.add(ctx, unique, jobs...)
+	}
+}
+
+// handleUnique fails an attempt now and then: the key is held through it.
+func handleUnique(ctx context.Context, _ *worker, job *simplequeue.Job, p payload) error {
+	if job.Attempt <= p.Fails {
+		return fmt.Errorf("fails attempt %d", job.Attempt)
+	}
+	return work(ctx, p)
+}
