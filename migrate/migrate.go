@@ -161,9 +161,10 @@ func (m *migrator) version(ctx context.Context, conn *pgx.Conn, schema string) (
 	return version, nil
 }
 
-// beginReadTx starts a transaction that only reads, of one snapshot, and in
-// which the catalog prints things the same way whatever has been set.
+// beginReadTx starts a transaction that only reads, of one snapshot, that ctx
+// alone bounds, and in which the catalog prints things the same way whatever has been set.
 const beginReadTx = `BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
+SET LOCAL statement_timeout = 0;
 SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL standard_conforming_strings = on;
 SET LOCAL quote_all_identifiers = off;
