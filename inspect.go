@@ -25,8 +25,8 @@ type JobInfo struct {
 	// none or the job has not completed. [ResultOf] decodes it.
 	Result json.RawMessage
 
-	Redrives    int       // how often it was taken from the dead letter queue to run again
-	ReplayOf    uuid.UUID // the archived job of which this one is a copy
+	Redrives int       // how often it was taken from the dead letter queue to run again
+	ReplayOf uuid.UUID // the archived job of which this one is a copy
 }
 
 // Get returns one job, wherever it is, or [ErrNotFound]. It is read in one

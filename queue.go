@@ -29,8 +29,8 @@ type SimpleQueue struct {
 	lines  *lineBuffer // nil without a sink
 
 	partitions madePartitions
-	ends   *endWatch
-	hand   uuid.UUID // claims of this process that no worker makes
+	ends       *endWatch
+	hand       uuid.UUID // claims of this process that no worker makes
 
 	ran    atomic.Bool
 	engine atomic.Pointer[engine] // while Run is going

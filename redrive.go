@@ -252,11 +252,3 @@ func (q *SimpleQueue) Purge(ctx context.Context, f Filter) (total int, err error
 	})
 	return total, err
 }
-
-func rawIDs(ids []uuid.UUID) [][16]byte {
-	raw := make([][16]byte, len(ids))
-	for i, id := range ids {
-		raw[i] = id
-	}
-	return raw
-}
