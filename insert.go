@@ -34,6 +34,11 @@ func (q *SimpleQueue) Insert(ctx context.Context, job NewJob) (Inserted, error) 
 // none. The results are in the order of jobs. An empty list does nothing. Fewer
 // than 200 jobs may share their transaction with others, as with Insert.
 func (q *SimpleQueue) InsertMany(ctx context.Context, jobs []NewJob) ([]Inserted, error) {
+	return q.insertThrough(ctx, jobs, q.insertOwn)
+}
+
+// insertOwn inserts jobs in a transaction of the library's.
+func (q *SimpleQueue) insertOwn(ctx context.Context, jobs []NewJob) ([]Inserted, error) {
 	b, err := q.prepare(ctx, jobs)
 	if err != nil || len(jobs) == 0 {
 		return nil, err
@@ -68,7 +73,9 @@ func (q *SimpleQueue) InsertTx(ctx context.Context, tx pgx.Tx, job NewJob) (Inse
 
 // InsertManyTx is InsertMany inside the caller's transaction.
 func (q *SimpleQueue) InsertManyTx(ctx context.Context, tx pgx.Tx, jobs []NewJob) ([]Inserted, error) {
-	return q.insertWithin(ctx, pgxQuerier{tx}, jobs)
+	return q.insertThrough(ctx, jobs, func(ctx context.Context, jobs []NewJob) ([]Inserted, error) {
+		return q.insertWithin(ctx, pgxQuerier{tx}, jobs)
+	})
 }
 
 // InsertSQLTx is InsertTx for database/sql, with any PostgreSQL driver.
@@ -78,7 +85,9 @@ func (q *SimpleQueue) InsertSQLTx(ctx context.Context, tx *sql.Tx, job NewJob) (
 
 // InsertManySQLTx is InsertManyTx for database/sql.
 func (q *SimpleQueue) InsertManySQLTx(ctx context.Context, tx *sql.Tx, jobs []NewJob) ([]Inserted, error) {
-	return q.insertWithin(ctx, sqlQuerier{tx}, jobs)
+	return q.insertThrough(ctx, jobs, func(ctx context.Context, jobs []NewJob) ([]Inserted, error) {
+		return q.insertWithin(ctx, sqlQuerier{tx}, jobs)
+	})
 }
 
 func first(results []Inserted, err error) (Inserted, error) {

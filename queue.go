@@ -15,14 +15,15 @@ import (
 // concurrent use. Several may live in one process, and several schemas in one
 // database.
 type SimpleQueue struct {
-	opts   Options
-	pool   *pgxpool.Pool
-	db     *store.DB // on the caller's pool
-	routes *routes
-	log    *slog.Logger
-	stats  counters
-	wakes  *wakeups
-	groups *grouper
+	opts    Options
+	pool    *pgxpool.Pool
+	db      *store.DB // on the caller's pool
+	routes  *routes
+	log     *slog.Logger
+	stats   counters
+	wakes   *wakeups
+	groups  *grouper
+	inserts InsertFunc // through the middleware; nil without any
 
 	ran    atomic.Bool
 	engine atomic.Pointer[engine] // while Run is going
@@ -46,6 +47,7 @@ func New(pool *pgxpool.Pool, opts Options) (*SimpleQueue, error) {
 	q.db = &store.DB{Schema: store.NewSchema(opts.Schema), Pool: pool}
 	q.wakes = &wakeups{queue: q, channel: channelName(opts.Schema)}
 	q.groups = newGrouper(q)
+	q.inserts = chainInserts(q.opts.InsertMiddleware)
 	return q, nil
 }
 
