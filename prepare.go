@@ -41,6 +41,8 @@ type ready struct {
 	maxAttempts int
 	payload     *string
 	props       *string
+	unique      *string // how the database derives the key
+	key         string  // the key that was found taken
 	size        int
 	later       bool // ended up in job_waiting
 }
@@ -85,7 +87,7 @@ func (q *SimpleQueue) prepare(ctx context.Context, jobs []NewJob) (*batch, error
 			}
 			b.waits, b.soonest = true, min(b.soonest, soon)
 		}
-		b.plain = b.plain && !later && !r.chosen && j.UniqueKey == ""
+		b.plain = b.plain && !later && !r.chosen && !j.hasKey()
 	}
 	if err := q.groups.await(ctx, chosen); err != nil {
 		return nil, err
@@ -122,8 +124,8 @@ func (q *SimpleQueue) ready(r *ready, j *NewJob, parent *Job, index int) error {
 		return invalid("RunAt", j.RunAt.String(), "must be in the years 1 to 9999")
 	case j.Timeout < NoTimeout:
 		return invalid("Timeout", j.Timeout.String(), "must be positive, 0 for the default or NoTimeout")
-	case j.UniqueGlobal && j.UniqueKey == "":
-		return invalid("UniqueGlobal", "true", "needs a UniqueKey")
+	case j.UniqueGlobal && !j.hasKey():
+		return invalid("UniqueGlobal", "true", "needs a UniqueKey or Unique.Fields")
 	}
 	for _, k := range []struct {
 		field string
@@ -146,6 +148,9 @@ func (q *SimpleQueue) ready(r *ready, j *NewJob, parent *Job, index int) error {
 	def(&r.maxAttempts, q.opts.MaxAttempts)
 	if err := r.encodePayload(q.opts.MaxPayloadBytes, index); err != nil {
 		return err
+	}
+	if field, value, problem := r.deriveKey(); problem != "" {
+		return invalid(field, value, problem)
 	}
 	return r.encodeProps(parent, index)
 }
