@@ -23,6 +23,9 @@ func (b *batch) columns(at []int) *store.NewJobs {
 		n.Props = append(n.Props, r.props)
 		if l := (store.Lane{Queue: j.Queue, Priority: int16(j.Priority)}); !queues[l] {
 			queues[l] = true
+			if r.bounded {
+				l.Queue = "*" + l.Queue
+			}
 			n.LaneQueues, *priorities = append(n.LaneQueues, l.Queue), append(*priorities, l.Priority)
 		}
 		if r.size > inlinePayload {

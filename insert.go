@@ -24,7 +24,7 @@ import (
 // Errors: [*InvalidJobError] for a job that cannot be stored, [ErrInsertUnknown]
 // when the connection broke during the commit, ctx ended when the job was under
 // way, or the database did not answer such a transaction within 30 seconds;
-// [ErrUniqueContention]; anything else is the database's or ctx's, and nothing
+// [ErrUniqueContention]; [ErrQueueFull]; anything else is the database's or ctx's, and nothing
 // was inserted.
 func (q *SimpleQueue) Insert(ctx context.Context, job NewJob) (Inserted, error) {
 	return first(q.InsertMany(ctx, []NewJob{job}))
@@ -39,6 +39,14 @@ func (q *SimpleQueue) InsertMany(ctx context.Context, jobs []NewJob) ([]Inserted
 
 // insertOwn inserts jobs in a transaction of the library's.
 func (q *SimpleQueue) insertOwn(ctx context.Context, jobs []NewJob) ([]Inserted, error) {
+	results, err := q.insertOnce(ctx, jobs)
+	for try := 0; err != nil && try < boundTries && q.unaware(ctx, err, jobs); try++ {
+		results, err = q.insertOnce(ctx, jobs)
+	}
+	return results, err
+}
+
+func (q *SimpleQueue) insertOnce(ctx context.Context, jobs []NewJob) ([]Inserted, error) {
 	b, err := q.prepare(ctx, jobs)
 	if err != nil || len(jobs) == 0 {
 		return nil, err
@@ -66,7 +74,8 @@ func (q *SimpleQueue) insertOwn(ctx context.Context, jobs []NewJob) ([]Inserted,
 
 // InsertTx is Insert inside the caller's transaction: the job exists once that
 // commits, and workers are woken then. Errors of the database come back as they
-// are; after one the transaction is aborted, as after any other statement.
+// are; after one the transaction is aborted, as after any other statement. After
+// [ErrQueueFull], and [*InvalidJobError], it is as it was before.
 func (q *SimpleQueue) InsertTx(ctx context.Context, tx pgx.Tx, job NewJob) (Inserted, error) {
 	return first(q.InsertManyTx(ctx, tx, []NewJob{job}))
 }
@@ -174,15 +183,23 @@ func (q *SimpleQueue) putAtOnce(ctx context.Context, conn *pgx.Conn, b *batch) e
 }
 
 func (q *SimpleQueue) insertWithin(ctx context.Context, tx store.Querier, jobs []NewJob) ([]Inserted, error) {
+	if len(jobs) == 0 {
+		return nil, nil
+	}
+	if err := q.bounds.learn(ctx, q.db, tx); err != nil {
+		return nil, err
+	}
 	b, err := q.prepare(ctx, jobs)
-	if err != nil || len(jobs) == 0 {
+	if err != nil {
 		return nil, err
 	}
 	channel := q.wakes.channel
 	if q.opts.PollOnly {
 		channel = ""
 	}
-	if !b.plain {
+	if b.bounded {
+		err = q.insertBounded(ctx, tx, b, channel)
+	} else if !b.plain {
 		err = q.insertRows(ctx, tx, b, channel, contentionRounds)
 	} else {
 		chunks := b.chunks()
@@ -196,7 +213,10 @@ func (q *SimpleQueue) insertWithin(ctx context.Context, tx store.Querier, jobs [
 		}
 	}
 	if err != nil {
-		return nil, fmt.Errorf("simplequeue: insert: %w", err)
+		if !errors.Is(err, ErrQueueFull) {
+			q.bounds.doubt()
+		}
+		return nil, insertError(err)
 	}
 	return b.results, nil
 }

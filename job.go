@@ -174,9 +174,10 @@ type props struct {
 	ParentID     *uuid.UUID        `json:"parent_id,omitempty"`
 	RootID       *uuid.UUID        `json:"root_id,omitempty"`
 	Codec        string            `json:"payload_codec,omitempty"`
+	Bounded      bool              `json:"bounded,omitempty"` // it may have a slot
 }
 
 func (p *props) empty() bool {
 	return len(p.Metadata) == 0 && len(p.TraceContext) == 0 && p.TimeoutMS == 0 &&
-		p.KeepArchive == 0 && p.KeepDLQ == 0 && p.ParentID == nil && p.Codec == ""
+		p.KeepArchive == 0 && p.KeepDLQ == 0 && p.ParentID == nil && p.Codec == "" && !p.Bounded
 }

@@ -49,7 +49,7 @@ func (q *SimpleQueue) tryKeyed(ctx context.Context, b *batch) error {
 	}
 	if err := q.insertRows(ctx, pgxQuerier{tx}, b, "", 1); err != nil {
 		_ = tx.Rollback(ctx)
-		return fmt.Errorf("simplequeue: insert: %w", err)
+		return insertError(err)
 	}
 	if err := tx.Commit(ctx); err != nil {
 		return b.doubt(fmt.Errorf("simplequeue: commit of insert: %w", err))
@@ -73,6 +73,9 @@ func (q *SimpleQueue) insertRows(ctx context.Context, tx store.Querier, b *batch
 			return err
 		}
 		if len(open) == 0 {
+			if err := q.takeSlots(ctx, tx, b); err != nil {
+				return err
+			}
 			if lanes := b.runnable(); channel != "" && len(lanes) > 0 {
 				return q.db.NotifyTx(ctx, tx, channel, encodeWake(lanes))
 			}

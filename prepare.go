@@ -28,7 +28,8 @@ type batch struct {
 	jobs    []ready
 	results []Inserted
 	lanes   []store.Lane
-	plain   bool // runs now, no key, no chosen id
+	plain   bool // runs now, no key, no chosen id, no limit
+	bounded bool // some queue has a limit
 	waits   bool // some job runs later
 	soonest time.Duration
 }
@@ -38,6 +39,7 @@ type ready struct {
 	job         *NewJob
 	id          uuid.UUID
 	chosen      bool
+	bounded     bool // its queue has a limit
 	maxAttempts int
 	payload     *string
 	props       *string
@@ -87,7 +89,8 @@ func (q *SimpleQueue) prepare(ctx context.Context, jobs []NewJob) (*batch, error
 			}
 			b.waits, b.soonest = true, min(b.soonest, soon)
 		}
-		b.plain = b.plain && !later && !r.chosen && !j.hasKey()
+		b.plain = b.plain && !later && !r.chosen && !j.hasKey() && !r.bounded
+		b.bounded = b.bounded || r.bounded
 	}
 	if err := q.groups.await(ctx, chosen); err != nil {
 		return nil, err
@@ -143,6 +146,7 @@ func (q *SimpleQueue) ready(r *ready, j *NewJob, parent *Job, index int) error {
 		}
 		r.id = id
 	}
+	r.bounded = q.bounds.has(j.Queue)
 	r.maxAttempts = j.MaxAttempts
 	def(&r.maxAttempts, q.opts.Queues[j.Queue].MaxAttempts)
 	def(&r.maxAttempts, q.opts.MaxAttempts)
@@ -184,6 +188,7 @@ func (r *ready) encodeProps(parent *Job, index int) error {
 	p := props{
 		Metadata: j.Metadata, TraceContext: j.TraceContext,
 		KeepArchive: keepSeconds(j.Retention.Archive), KeepDLQ: keepSeconds(j.Retention.DeadLetter),
+		Bounded: r.bounded,
 	}
 	if j.Timeout > 0 {
 		p.TimeoutMS = max(1, j.Timeout.Milliseconds())

@@ -23,6 +23,7 @@ type SimpleQueue struct {
 	stats   counters
 	wakes   *wakeups
 	groups  *grouper
+	bounds  bounds
 	inserts InsertFunc // through the middleware; nil without any
 
 	ran    atomic.Bool

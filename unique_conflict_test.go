@@ -298,7 +298,7 @@ func TestReplaceRacesWithClaims(t *testing.T) {
 		})
 	}
 	all.Wait()
-	t.Logf("%d replaced, %d left alone, %d inserted", &replaced, &left, &inserted)
+	t.Logf("%d replaced, %d left alone, %d inserted", replaced.Load(), left.Load(), inserted.Load())
 	for _, jobs := range want {
 		for id, payload := range jobs {
 			eventually(t, "the job has run", func() bool { mu.Lock(); defer mu.Unlock(); return len(ran[id]) > 0 })

@@ -280,9 +280,9 @@ func uuids(ids [][16]byte) []string {
 
 // The lanes ever used, oldest first. A lane registered by a transaction that
 // commits late may have a lower id than one already seen, so the read reaches
-// back a little.
+// back a little. Those of queues with a limit begin with a '*'.
 var lanes = Define(`
-SELECT l.id, l.queue, l.priority
+SELECT l.id, ltrim(l.queue, '*'), l.priority
 FROM {schema}.job_lane AS l
 WHERE l.id > $1::bigint
 ORDER BY l.id`)

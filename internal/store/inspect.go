@@ -78,7 +78,7 @@ func (f *Filter) where() (string, []any) {
 			args = append(args, f.Queue)
 			conds = append(conds, fmt.Sprintf(
 				`j.id IN (SELECT u.job_id FROM {schema}.job_unique AS u WHERE u.key = $%d::text AND u.scope = ANY (ARRAY(
-      SELECT DISTINCT l.queue FROM {schema}.job_lane AS l WHERE $%[2]d::text IN ('', l.queue) UNION ALL SELECT '')))`,
+      SELECT DISTINCT ltrim(l.queue, '*') FROM {schema}.job_lane AS l WHERE $%[2]d::text IN ('', ltrim(l.queue, '*')) UNION ALL SELECT '')))`,
 				len(args)-1, len(args)))
 		}
 	}

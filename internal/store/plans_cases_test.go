@@ -36,6 +36,8 @@ var plainStatements = []string{
 	"INSERT INTO simplequeue.job_sweep AS s (name, swept_at, continuous_since)\nVALUES ('janitor'",
 	"UPDATE simplequeue.job_sweep AS s SET",
 	"SELECT true FROM simplequeue.job_sweep",
+	"SELECT b.queue FROM simplequeue.job_bound AS b",
+	"FROM simplequeue.take_slots(",
 }
 
 // statement is the one with the text.
@@ -156,7 +158,7 @@ func (d *plansData) hot() []*hotStatement {
 		},
 		{
 			name:  "lanes",
-			find:  "SELECT l.id, l.queue, l.priority",
+			find:  "SELECT l.id, ltrim(l.queue, '*'), l.priority",
 			args:  []any{int64(0)},
 			whole: []string{"job_lane"},
 			rows:  100, buffers: 10,
