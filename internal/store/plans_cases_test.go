@@ -38,6 +38,7 @@ var plainStatements = []string{
 	"SELECT true FROM simplequeue.job_sweep",
 	"SELECT b.queue FROM simplequeue.job_bound AS b",
 	"FROM simplequeue.take_slots(",
+	"SELECT simplequeue.set_queue_limit(",
 }
 
 // statement is the one with the text.

@@ -320,3 +320,248 @@ EXCEPTION WHEN SQLSTATE 'SQ001' THEN
     RETURN QUERY SELECT name, most;
 END
 $$;
+
+-- Inserts from SQL.
+
+-- A uuid of version 7: the time in milliseconds, then random bits.
+CREATE FUNCTION {schema}.uuid_v7()
+RETURNS uuid LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT encode(set_bit(set_bit(
+        overlay(uuid_send(gen_random_uuid()) PLACING substring(int8send(floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint) FROM 3) FROM 1 FOR 6),
+        52, 1), 53, 1), 'hex')::uuid
+$$;
+
+-- How long to keep a finished job, in seconds, -1 for ever, -2 not at all.
+CREATE FUNCTION {schema}.keep_seconds(keep text)
+RETURNS bigint LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT CASE keep WHEN 'forever' THEN -1 WHEN 'nothing' THEN -2 ELSE ceil(extract(epoch FROM keep::interval))::bigint END
+$$;
+
+-- Inserts a job in the transaction of the caller, by the rules of Insert in Go
+-- and with what it leaves behind. duplicate: no job was added, id is the live job
+-- that holds the unique key, or job_id was inserted before; replaced: that job
+-- was changed as on_conflict says. Arguments that make no sense are refused with
+-- 22023, a full queue with 53400, a key that kept changing hands with 40001.
+CREATE FUNCTION {schema}.enqueue(
+    queue             text,
+    payload           jsonb       DEFAULT NULL,
+    kind              text        DEFAULT '',
+    priority          integer     DEFAULT 0,
+    run_at            timestamptz DEFAULT NULL,
+    delay             interval    DEFAULT NULL,
+    max_attempts      integer     DEFAULT NULL, -- 3
+    unique_key        text        DEFAULT '',
+    unique_global     boolean     DEFAULT false,
+    unique_fields     text[]      DEFAULT NULL,
+    unique_window     interval    DEFAULT NULL,
+    unique_zone       text        DEFAULT NULL, -- UTC
+    on_conflict       text        DEFAULT 'skip', -- or replace, debounce
+    unique_max_delay  interval    DEFAULT NULL,
+    fingerprint       text        DEFAULT '',
+    metadata          jsonb       DEFAULT NULL,
+    trace_context     jsonb       DEFAULT NULL,
+    timeout           text        DEFAULT NULL, -- an interval, or none
+    keep_archive      text        DEFAULT NULL, -- an interval, forever or nothing
+    keep_dead_letter  text        DEFAULT NULL,
+    raw               bytea       DEFAULT NULL,
+    job_id            uuid        DEFAULT NULL,
+    wake              boolean     DEFAULT true)
+RETURNS TABLE (id uuid, duplicate boolean, replaced boolean)
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off AS $$
+#variable_conflict use_variable
+DECLARE
+    now      timestamptz := clock_timestamp();
+    bytes    integer     := coalesce(octet_length(payload::text), 0) + coalesce(octet_length(raw), 0);
+    due      timestamptz;
+    later    boolean;
+    keyed    boolean;
+    scope    text;
+    spec     jsonb       := '{}';
+    picked   jsonb       := '{}';
+    path     text;
+    part     text;
+    value    jsonb;
+    props    jsonb       := '{}';
+    holder   uuid;
+    most     integer;
+    lane     text;
+    -- What is refused, and why.
+    field    text;
+    wrong    text;
+    reason   text;
+BEGIN
+    kind := coalesce(kind, '');
+    priority := coalesce(priority, 0);
+    max_attempts := coalesce(nullif(max_attempts, 0), 3);
+    unique_key := coalesce(unique_key, '');
+    unique_global := coalesce(unique_global, false);
+    fingerprint := nullif(fingerprint, '');
+    on_conflict := coalesce(on_conflict, 'skip');
+    keyed := unique_key <> '' OR coalesce(cardinality(unique_fields), 0) > 0;
+    SELECT v.field, v.wrong, v.reason INTO field, wrong, reason FROM (VALUES
+        (coalesce(queue, '') = '', 'queue', queue, 'must not be empty: name the queue'),
+        (octet_length(queue) > 128, 'queue', queue, 'has ' || octet_length(queue) || ' bytes, at most 128 are allowed'),
+        (queue ~ '[\u0001-\u001f\u007f-\u009f]', 'queue', queue, 'holds a control character'),
+        (strpos(queue, '*') > 0, 'queue', queue, 'holds ''*'', which only a handler''s prefix may'),
+        (octet_length(kind) > 128, 'kind', kind, 'has ' || octet_length(kind) || ' bytes, at most 128 are allowed'),
+        (octet_length(unique_key) > 512, 'unique_key', unique_key, 'has ' || octet_length(unique_key) || ' bytes, at most 512 are allowed'),
+        (octet_length(fingerprint) > 512, 'fingerprint', fingerprint, 'has ' || octet_length(fingerprint) || ' bytes, at most 512 are allowed'),
+        (priority NOT BETWEEN 0 AND 9, 'priority', priority::text, 'must be 0 to 9, 0 runs first'),
+        (max_attempts NOT BETWEEN 1 AND 1048576, 'max_attempts', max_attempts::text, 'must be 1 to 1048576, or 0 for the default'),
+        (delay < interval '0' OR delay > interval '36500 days', 'delay', delay::text, 'must be 0 to 100 years'),
+        (delay > interval '0' AND run_at IS NOT NULL, 'delay', delay::text, 'and run_at are both set: set one of them'),
+        (run_at < '0001-01-01 UTC' OR run_at >= '10000-01-01 UTC', 'run_at', run_at::text, 'must be in the years 1 to 9999'),
+        (unique_global AND NOT keyed, 'unique_global', 'true', 'needs a unique_key or unique_fields'),
+        (on_conflict NOT IN ('skip', 'replace', 'debounce'), 'on_conflict', on_conflict, 'must be skip, replace or debounce'),
+        (unique_max_delay < interval '0' OR unique_max_delay > interval '36500 days', 'unique_max_delay', unique_max_delay::text, 'must be 0 to 100 years'),
+        (unique_max_delay > interval '0' AND on_conflict = 'skip', 'unique_max_delay', unique_max_delay::text, 'needs on_conflict: a job that is left alone is not put off'),
+        (on_conflict = 'debounce' AND coalesce(delay, '0') = interval '0' AND run_at IS NULL, 'on_conflict', on_conflict, 'needs a delay or run_at to put the holder off to'),
+        (unique_window <= interval '0' OR unique_window > interval '36500 days' OR extract(epoch FROM unique_window) % 1 <> 0 OR date_part('month', unique_window) + date_part('year', unique_window) <> 0,
+            'unique_window', unique_window::text, 'must be whole seconds, at most 100 years, and no months'),
+        (unique_zone IS NOT NULL AND (unique_window IS NULL OR extract(epoch FROM unique_window) % 86400 <> 0),
+            'unique_zone', unique_zone, 'needs a unique_window of whole days: shorter ones are counted in UTC'),
+        (NOT keyed AND (unique_window IS NOT NULL OR on_conflict <> 'skip'), 'unique_window or on_conflict', coalesce(unique_window::text, on_conflict), 'needs a unique_key or unique_fields'),
+        (octet_length(unique_key) > 426 AND (unique_fields IS NOT NULL OR unique_window IS NOT NULL), 'unique_key', unique_key,
+            'has ' || octet_length(unique_key) || ' bytes, at most 426 are allowed beside unique_fields or unique_window'),
+        (cardinality(unique_fields) > 0 AND payload IS NULL, 'unique_fields', unique_fields::text, 'needs a payload: raw has no fields'),
+        (EXISTS (SELECT FROM unnest(unique_fields) AS f(path) WHERE f.path IS NULL OR f.path <> '.' AND f.path ~ '(^$|^\.|\.$|\.\.)'),
+            'unique_fields', unique_fields::text, 'has an empty part: write it like "user.id"'),
+        (jsonb_typeof(metadata) <> 'object' OR jsonb_path_exists(metadata, 'strict $.* ? (@.type() <> "string")', silent => true), 'metadata', metadata::text, 'must be an object of strings'),
+        (jsonb_typeof(trace_context) <> 'object' OR jsonb_path_exists(trace_context, 'strict $.* ? (@.type() <> "string")', silent => true), 'trace_context', trace_context::text, 'must be an object of strings'),
+        (timeout <> 'none' AND CASE WHEN timeout <> 'none' THEN timeout::interval END <= interval '0', 'timeout', timeout, 'must be positive, or none'),
+        ({schema}.keep_seconds(keep_archive) NOT BETWEEN 1 AND 315360000 AND keep_archive NOT IN ('forever', 'nothing'), 'keep_archive', keep_archive, 'must be positive and at most 10 years, forever or nothing'),
+        ({schema}.keep_seconds(keep_dead_letter) NOT BETWEEN 1 AND 315360000 AND keep_dead_letter NOT IN ('forever', 'nothing'), 'keep_dead_letter', keep_dead_letter, 'must be positive and at most 10 years, forever or nothing'),
+        (bytes > 1048576, 'payload', bytes || ' bytes', 'is larger than 1048576 bytes: store the data elsewhere and pass a reference')
+    ) AS v(refused, field, wrong, reason)
+    WHERE v.refused
+    LIMIT 1;
+    IF reason IS NOT NULL THEN
+        RAISE EXCEPTION 'simplequeue.enqueue: % "%" %', field, left(coalesce(wrong, ''), 60), reason USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+
+    due := coalesce(run_at, now + nullif(delay, interval '0'));
+    later := coalesce(due > now, false);
+    props := jsonb_strip_nulls(jsonb_build_object(
+        'timeout_ms', CASE WHEN timeout = 'none' THEN -1 ELSE greatest(1, floor(extract(epoch FROM timeout::interval) * 1000)::bigint) END,
+        'keep_archive', {schema}.keep_seconds(keep_archive),
+        'keep_dlq', {schema}.keep_seconds(keep_dead_letter)));
+    IF timeout IS NULL THEN
+        props := props - 'timeout_ms';
+    END IF;
+    IF metadata <> '{}' THEN
+        props := props || jsonb_build_object('metadata', metadata);
+    END IF;
+    IF trace_context <> '{}' THEN
+        props := props || jsonb_build_object('trace', trace_context);
+    END IF;
+    IF octet_length(props::text) > 65536 THEN
+        RAISE EXCEPTION 'simplequeue.enqueue: metadata "% bytes" is larger than 65536 bytes', octet_length(props::text) USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    SELECT b.max_live INTO most FROM {schema}.job_bound AS b WHERE b.queue = enqueue.queue;
+    IF most IS NOT NULL THEN
+        props := props || '{"bounded": true}';
+    END IF;
+    props := nullif(props, '{}');
+
+    IF cardinality(unique_fields) > 0 THEN
+        FOREACH path IN ARRAY unique_fields LOOP
+            value := payload;
+            IF path <> '.' THEN
+                FOREACH part IN ARRAY string_to_array(path, '.') LOOP
+                    value := CASE WHEN jsonb_typeof(value) = 'object' THEN value -> part END;
+                END LOOP;
+            END IF;
+            picked := picked || jsonb_build_object(path, CASE WHEN value IS NULL THEN '[]' ELSE jsonb_build_array(value) END);
+        END LOOP;
+        spec := jsonb_build_object('kind', kind, 'fields', picked);
+    END IF;
+    IF unique_window IS NOT NULL THEN
+        spec := spec || jsonb_strip_nulls(jsonb_build_object('window', extract(epoch FROM unique_window)::bigint, 'zone', unique_zone));
+    END IF;
+    IF spec <> '{}' THEN
+        unique_key := {schema}.unique_key(unique_key, spec, coalesce(due, now));
+    END IF;
+    unique_key := CASE WHEN keyed THEN unique_key END;
+    scope := CASE WHEN NOT keyed THEN NULL WHEN unique_global THEN '' ELSE queue END;
+
+    id := coalesce(job_id, {schema}.uuid_v7());
+    duplicate := false;
+    replaced := false;
+    IF job_id IS NOT NULL THEN
+        duplicate := EXISTS (SELECT FROM {schema}.jobs_known(ARRAY[job_id]));
+        IF NOT duplicate THEN
+            INSERT INTO {schema}.job_client_id (id) VALUES (job_id) ON CONFLICT DO NOTHING;
+            duplicate := NOT FOUND;
+        END IF;
+        IF duplicate THEN
+            RETURN NEXT;
+            RETURN;
+        END IF;
+    END IF;
+    lane := CASE WHEN most IS NULL THEN queue ELSE '*' || queue END;
+    INSERT INTO {schema}.job_lane (queue, priority)
+    SELECT lane, enqueue.priority::smallint
+    WHERE NOT EXISTS (SELECT FROM {schema}.job_lane AS known WHERE known.queue = lane AND known.priority = enqueue.priority::smallint);
+
+    IF keyed THEN
+        FOR round IN 1..4 LOOP
+            IF round = 4 THEN
+                RAISE EXCEPTION 'simplequeue.enqueue: unique_key "%" is contended: roll back and try again', left(unique_key, 60) USING ERRCODE = 'serialization_failure';
+            END IF;
+            INSERT INTO {schema}.job_unique (scope, key, job_id) VALUES (scope, unique_key, id) ON CONFLICT DO NOTHING;
+            EXIT WHEN FOUND;
+            IF on_conflict = 'skip' THEN
+                holder := {schema}.unique_holder(scope, unique_key);
+            ELSE
+                SELECT t.holder, t.replaced, t.later INTO holder, replaced, later
+                FROM {schema}.take_over(on_conflict, scope, unique_key, queue, kind, priority::smallint, max_attempts, fingerprint,
+                    CASE WHEN bytes > 1024 THEN bytes ELSE 0 END, payload, raw, props, run_at,
+                    (extract(epoch FROM nullif(delay, interval '0')) * 1000000)::bigint,
+                    (extract(epoch FROM nullif(unique_max_delay, interval '0')) * 1000000)::bigint) AS t;
+            END IF;
+            IF holder IS NOT NULL THEN
+                DELETE FROM {schema}.job_client_id AS c WHERE c.id = job_id;
+                id := holder;
+                duplicate := true;
+                EXIT;
+            END IF;
+        END LOOP;
+    END IF;
+
+    IF NOT duplicate THEN
+        IF most IS NOT NULL THEN
+            SELECT t.max_live INTO most FROM {schema}.take_slots(ARRAY[queue], ARRAY[id]) AS t;
+            IF most IS NOT NULL THEN
+                RAISE EXCEPTION 'simplequeue.enqueue: queue "%" is full: its limit is % live jobs', queue, most USING ERRCODE = 'configuration_limit_exceeded';
+            END IF;
+        END IF;
+        IF bytes > 1024 THEN
+            INSERT INTO {schema}.job_payload (id, payload, raw) VALUES (enqueue.id, enqueue.payload, enqueue.raw);
+            payload := NULL;
+            raw := NULL;
+        ELSE
+            bytes := 0;
+        END IF;
+        IF fingerprint IS NOT NULL THEN
+            INSERT INTO {schema}.job_fingerprint (fingerprint, job_id) VALUES (enqueue.fingerprint, enqueue.id);
+        END IF;
+        IF later THEN
+            INSERT INTO {schema}.job_waiting
+                (id, run_at, reason, queue, kind, priority, max_attempts, fingerprint, unique_scope, unique_key, payload_bytes, payload, raw, props)
+            VALUES (enqueue.id, due, 'scheduled', enqueue.queue, enqueue.kind, enqueue.priority, enqueue.max_attempts, enqueue.fingerprint, scope, enqueue.unique_key,
+                    bytes, enqueue.payload, enqueue.raw, props);
+        ELSE
+            INSERT INTO {schema}.job_queue
+                (id, queue, kind, priority, lane, max_attempts, fingerprint, unique_scope, unique_key, payload_bytes, payload, raw, props)
+            VALUES (enqueue.id, enqueue.queue, enqueue.kind, enqueue.priority, enqueue.priority, enqueue.max_attempts, enqueue.fingerprint, scope, enqueue.unique_key,
+                    bytes, enqueue.payload, enqueue.raw, props);
+        END IF;
+    END IF;
+    IF wake AND NOT later AND (replaced OR NOT duplicate) THEN
+        -- The same for each job of a transaction and lane, so PostgreSQL sends it once.
+        PERFORM pg_notify('simplequeue_' || left(encode(sha256(convert_to('{schema_name}', 'UTF8')), 'hex'), 16), priority || ':' || queue);
+    END IF;
+    RETURN NEXT;
+END
+$$;
