@@ -23,6 +23,9 @@ func (b *batch) columns(at []int) *store.NewJobs {
 		n.Props = append(n.Props, r.props)
 		if l := (store.Lane{Queue: j.Queue, Priority: int16(j.Priority)}); !queues[l] {
 			queues[l] = true
+			if r.bounded {
+				l.Queue = "*" + l.Queue
+			}
 			n.LaneQueues, *priorities = append(n.LaneQueues, l.Queue), append(*priorities, l.Priority)
 		}
 		if r.size > inlinePayload {
@@ -37,7 +40,8 @@ func (b *batch) columns(at []int) *store.NewJobs {
 			continue
 		}
 		n.Chosen = append(n.Chosen, r.chosen)
-		if j.UniqueKey != "" {
+		n.UniqueSpecs = append(n.UniqueSpecs, r.unique)
+		if j.hasKey() {
 			scope := r.scope()
 			n.UniqueScopes, n.UniqueKeys = append(n.UniqueScopes, &scope), append(n.UniqueKeys, &j.UniqueKey)
 		} else {
@@ -107,7 +111,7 @@ func (b *batch) runnable() []store.Lane {
 	seen := map[store.Lane]bool{}
 	for i := range b.jobs {
 		l := store.Lane{Queue: b.jobs[i].job.Queue, Priority: int16(b.jobs[i].job.Priority)}
-		if !b.results[i].Duplicate && !b.jobs[i].later && !seen[l] {
+		if r := b.results[i]; (!r.Duplicate || r.Replaced) && !b.jobs[i].later && !seen[l] {
 			seen[l] = true
 			lanes = append(lanes, l)
 		}

@@ -45,6 +45,10 @@ var (
 	ErrNotCommitted = errors.New("simplequeue: the transaction that completes the job was rolled back")
 	// ErrNoResult is returned by ResultOf for a job that has no result.
 	ErrNoResult = errors.New("simplequeue: job has no result")
+	// ErrQueueFull is returned by an insert into a queue that has as many live
+	// jobs as [SimpleQueue.SetQueueLimit] allows, or would have. The insert
+	// changed nothing. The error is a [*QueueFullError].
+	ErrQueueFull = errors.New("simplequeue: queue full")
 	// ErrSchema is returned by Run when the database's schema is missing or
 	// older than this version of the library needs.
 	ErrSchema = errors.New("simplequeue: database schema not ready")
@@ -138,3 +142,16 @@ func (e *InsertUnknownError) Error() string {
 func (e *InsertUnknownError) Is(target error) bool { return target == ErrInsertUnknown }
 
 func (e *InsertUnknownError) Unwrap() error { return e.Err }
+
+// QueueFullError is the error behind [ErrQueueFull].
+type QueueFullError struct {
+	Queue string
+	Limit int
+}
+
+func (e *QueueFullError) Error() string {
+	return fmt.Sprintf("simplequeue: queue %q is full: its limit is %d live jobs", e.Queue, e.Limit)
+}
+
+// Is makes errors.Is(err, ErrQueueFull) true.
+func (e *QueueFullError) Is(target error) bool { return target == ErrQueueFull }

@@ -24,7 +24,7 @@ import (
 // Errors: [*InvalidJobError] for a job that cannot be stored, [ErrInsertUnknown]
 // when the connection broke during the commit, ctx ended when the job was under
 // way, or the database did not answer such a transaction within 30 seconds;
-// [ErrUniqueContention]; anything else is the database's or ctx's, and nothing
+// [ErrUniqueContention]; [ErrQueueFull]; anything else is the database's or ctx's, and nothing
 // was inserted.
 func (q *SimpleQueue) Insert(ctx context.Context, job NewJob) (Inserted, error) {
 	return first(q.InsertMany(ctx, []NewJob{job}))
@@ -34,6 +34,19 @@ func (q *SimpleQueue) Insert(ctx context.Context, job NewJob) (Inserted, error) 
 // none. The results are in the order of jobs. An empty list does nothing. Fewer
 // than 200 jobs may share their transaction with others, as with Insert.
 func (q *SimpleQueue) InsertMany(ctx context.Context, jobs []NewJob) ([]Inserted, error) {
+	return q.insertThrough(ctx, jobs, q.insertOwn)
+}
+
+// insertOwn inserts jobs in a transaction of the library's.
+func (q *SimpleQueue) insertOwn(ctx context.Context, jobs []NewJob) ([]Inserted, error) {
+	results, err := q.insertOnce(ctx, jobs)
+	for try := 0; err != nil && try < boundTries && q.unaware(ctx, err, jobs); try++ {
+		results, err = q.insertOnce(ctx, jobs)
+	}
+	return results, err
+}
+
+func (q *SimpleQueue) insertOnce(ctx context.Context, jobs []NewJob) ([]Inserted, error) {
 	b, err := q.prepare(ctx, jobs)
 	if err != nil || len(jobs) == 0 {
 		return nil, err
@@ -61,14 +74,17 @@ func (q *SimpleQueue) InsertMany(ctx context.Context, jobs []NewJob) ([]Inserted
 
 // InsertTx is Insert inside the caller's transaction: the job exists once that
 // commits, and workers are woken then. Errors of the database come back as they
-// are; after one the transaction is aborted, as after any other statement.
+// are; after one the transaction is aborted, as after any other statement. After
+// [ErrQueueFull], and [*InvalidJobError], it is as it was before.
 func (q *SimpleQueue) InsertTx(ctx context.Context, tx pgx.Tx, job NewJob) (Inserted, error) {
 	return first(q.InsertManyTx(ctx, tx, []NewJob{job}))
 }
 
 // InsertManyTx is InsertMany inside the caller's transaction.
 func (q *SimpleQueue) InsertManyTx(ctx context.Context, tx pgx.Tx, jobs []NewJob) ([]Inserted, error) {
-	return q.insertWithin(ctx, pgxQuerier{tx}, jobs)
+	return q.insertThrough(ctx, jobs, func(ctx context.Context, jobs []NewJob) ([]Inserted, error) {
+		return q.insertWithin(ctx, pgxQuerier{tx}, jobs)
+	})
 }
 
 // InsertSQLTx is InsertTx for database/sql, with any PostgreSQL driver.
@@ -78,7 +94,9 @@ func (q *SimpleQueue) InsertSQLTx(ctx context.Context, tx *sql.Tx, job NewJob) (
 
 // InsertManySQLTx is InsertManyTx for database/sql.
 func (q *SimpleQueue) InsertManySQLTx(ctx context.Context, tx *sql.Tx, jobs []NewJob) ([]Inserted, error) {
-	return q.insertWithin(ctx, sqlQuerier{tx}, jobs)
+	return q.insertThrough(ctx, jobs, func(ctx context.Context, jobs []NewJob) ([]Inserted, error) {
+		return q.insertWithin(ctx, sqlQuerier{tx}, jobs)
+	})
 }
 
 func first(results []Inserted, err error) (Inserted, error) {
@@ -165,15 +183,23 @@ func (q *SimpleQueue) putAtOnce(ctx context.Context, conn *pgx.Conn, b *batch) e
 }
 
 func (q *SimpleQueue) insertWithin(ctx context.Context, tx store.Querier, jobs []NewJob) ([]Inserted, error) {
+	if len(jobs) == 0 {
+		return nil, nil
+	}
+	if err := q.bounds.learn(ctx, q.db, tx); err != nil {
+		return nil, err
+	}
 	b, err := q.prepare(ctx, jobs)
-	if err != nil || len(jobs) == 0 {
+	if err != nil {
 		return nil, err
 	}
 	channel := q.wakes.channel
 	if q.opts.PollOnly {
 		channel = ""
 	}
-	if !b.plain {
+	if b.bounded {
+		err = q.insertBounded(ctx, tx, b, channel)
+	} else if !b.plain {
 		err = q.insertRows(ctx, tx, b, channel, contentionRounds)
 	} else {
 		chunks := b.chunks()
@@ -187,7 +213,10 @@ func (q *SimpleQueue) insertWithin(ctx context.Context, tx store.Querier, jobs [
 		}
 	}
 	if err != nil {
-		return nil, fmt.Errorf("simplequeue: insert: %w", err)
+		if !errors.Is(err, ErrQueueFull) {
+			q.bounds.doubt()
+		}
+		return nil, insertError(err)
 	}
 	return b.results, nil
 }

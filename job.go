@@ -65,8 +65,11 @@ type NewJob struct {
 	// running job holds the key, an insert is skipped and returns that job's
 	// id. Up to 512 bytes.
 	UniqueKey string
-	// UniqueGlobal makes UniqueKey unique across all queues, not in its own.
+	// UniqueGlobal makes the key unique across all queues, not in its own.
 	UniqueGlobal bool
+	// Unique derives the key from the payload and the time, and says what an
+	// insert does that finds it taken.
+	Unique Unique
 	// Fingerprint marks jobs that belong together: they can be listed, counted
 	// and cancelled by it, and the reaper notes live jobs that share one. Up to
 	// 512 bytes.
@@ -103,8 +106,11 @@ type Inserted struct {
 	// ID is the job's id; for a duplicate, the id of the live job that holds
 	// the unique key (or the id itself, where that was inserted before).
 	ID uuid.UUID
-	// Duplicate is true when the job was skipped.
+	// Duplicate is true when no job was added.
 	Duplicate bool
+	// Replaced is true when the live job that holds the unique key, which had
+	// not started, was changed as Unique.OnConflict says.
+	Replaced bool
 }
 
 // Job is a job as its handler, or an inspector, sees it.
@@ -171,9 +177,10 @@ type props struct {
 	ParentID     *uuid.UUID        `json:"parent_id,omitempty"`
 	RootID       *uuid.UUID        `json:"root_id,omitempty"`
 	Codec        string            `json:"payload_codec,omitempty"`
+	Bounded      bool              `json:"bounded,omitempty"` // it may have a slot
 }
 
 func (p *props) empty() bool {
 	return len(p.Metadata) == 0 && len(p.TraceContext) == 0 && p.TimeoutMS == 0 &&
-		p.KeepArchive == 0 && p.KeepDLQ == 0 && p.ParentID == nil && p.Codec == ""
+		p.KeepArchive == 0 && p.KeepDLQ == 0 && p.ParentID == nil && p.Codec == "" && !p.Bounded
 }

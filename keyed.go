@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -48,7 +49,7 @@ func (q *SimpleQueue) tryKeyed(ctx context.Context, b *batch) error {
 	}
 	if err := q.insertRows(ctx, pgxQuerier{tx}, b, "", 1); err != nil {
 		_ = tx.Rollback(ctx)
-		return fmt.Errorf("simplequeue: insert: %w", err)
+		return insertError(err)
 	}
 	if err := tx.Commit(ctx); err != nil {
 		return b.doubt(fmt.Errorf("simplequeue: commit of insert: %w", err))
@@ -68,17 +69,20 @@ func (q *SimpleQueue) insertRows(ctx context.Context, tx store.Querier, b *batch
 		if err != nil {
 			return err
 		}
-		if open, err = q.lookUpHolders(ctx, tx, b, lost); err != nil {
+		if open, err = q.meetHolders(ctx, tx, b, lost); err != nil {
 			return err
 		}
 		if len(open) == 0 {
+			if err := q.takeSlots(ctx, tx, b); err != nil {
+				return err
+			}
 			if lanes := b.runnable(); channel != "" && len(lanes) > 0 {
 				return q.db.NotifyTx(ctx, tx, channel, encodeWake(lanes))
 			}
 			return nil
 		}
 	}
-	return fmt.Errorf("%w (%q)", ErrUniqueContention, b.jobs[open[0]].job.UniqueKey)
+	return fmt.Errorf("%w (%q)", ErrUniqueContention, b.jobs[open[0]].key)
 }
 
 // insertRound tries to insert the jobs at the given positions and returns those
@@ -100,6 +104,7 @@ func (q *SimpleQueue) insertRound(ctx context.Context, tx store.Querier, b *batc
 			case f.IDKnown:
 				b.results[at].Duplicate = true
 			default:
+				b.jobs[at].key = f.Key
 				lost = append(lost, at)
 			}
 		}
@@ -107,18 +112,19 @@ func (q *SimpleQueue) insertRound(ctx context.Context, tx store.Querier, b *batc
 	return lost, nil
 }
 
-// lookUpHolders fills in who holds the keys of the lost jobs, and returns the
-// jobs whose key is free again.
-func (q *SimpleQueue) lookUpHolders(ctx context.Context, tx store.Querier, b *batch, lost []int) (open []int, err error) {
-	if len(lost) == 0 {
-		return nil, nil
-	}
-	var scopes, keys, chosen []string
+// meetHolders fills in what has become of the lost jobs beside the holders of
+// their keys, and returns the jobs whose key is free again.
+func (q *SimpleQueue) meetHolders(ctx context.Context, tx store.Querier, b *batch, lost []int) (open []int, err error) {
+	var chosen []string
+	var skip, change []int
 	for _, at := range lost {
-		scopes = append(scopes, b.jobs[at].scope())
-		keys = append(keys, b.jobs[at].job.UniqueKey)
 		if b.jobs[at].chosen {
 			chosen = append(chosen, b.jobs[at].id.String())
+		}
+		if b.jobs[at].job.Unique.OnConflict == ConflictSkip {
+			skip = append(skip, at)
+		} else {
+			change = append(change, at)
 		}
 	}
 	if len(chosen) > 0 {
@@ -126,21 +132,68 @@ func (q *SimpleQueue) lookUpHolders(ctx context.Context, tx store.Querier, b *ba
 			return nil, err
 		}
 	}
+	if open, err = q.lookUpHolders(ctx, tx, b, skip); err != nil {
+		return nil, err
+	}
+	free, err := q.changeHolders(ctx, tx, b, change)
+	open = append(open, free...)
+	slices.Sort(open)
+	return open, err
+}
+
+func (q *SimpleQueue) lookUpHolders(ctx context.Context, tx store.Querier, b *batch, lost []int) (open []int, err error) {
+	if len(lost) == 0 {
+		return nil, nil
+	}
+	var scopes, keys []string
+	for _, at := range lost {
+		scopes, keys = append(scopes, b.jobs[at].scope()), append(keys, b.jobs[at].key)
+	}
 	holders, err := q.db.Holders(ctx, tx, scopes, keys)
 	if err != nil {
 		return nil, err
 	}
 	for i, at := range lost {
-		text, held := holders[i]
-		if !held {
+		if text, held := holders[i]; !held {
 			open = append(open, at)
-			continue
+		} else if b.results[at], err = duplicateOf(text); err != nil {
+			return nil, err
 		}
-		id, err := uuid.Parse(text)
-		if err != nil {
-			return nil, fmt.Errorf("holder of unique key %q: %w", keys[i], err)
-		}
-		b.results[at] = Inserted{ID: id, Duplicate: true}
 	}
 	return open, nil
+}
+
+// changeHolders changes the holders as the lost jobs say, in their order.
+func (q *SimpleQueue) changeHolders(ctx context.Context, tx store.Querier, b *batch, lost []int) (open []int, err error) {
+	if len(lost) == 0 {
+		return nil, nil
+	}
+	for len(lost) > 0 {
+		chunk := lost[:min(insertChunk, len(lost))]
+		lost = lost[len(chunk):]
+		met, err := q.db.TakeOver(ctx, tx, b.changes(chunk))
+		if err != nil {
+			return nil, err
+		}
+		for i, m := range met {
+			at := chunk[i]
+			if m.Holder == "" {
+				open = append(open, at)
+				continue
+			}
+			if b.results[at], err = duplicateOf(m.Holder); err != nil {
+				return nil, err
+			}
+			b.results[at].Replaced, b.jobs[at].later = m.Replaced, m.Later
+		}
+	}
+	return open, nil
+}
+
+func duplicateOf(holder string) (Inserted, error) {
+	id, err := uuid.Parse(holder)
+	if err != nil {
+		return Inserted{}, fmt.Errorf("holder of a unique key: %w", err)
+	}
+	return Inserted{ID: id, Duplicate: true}, nil
 }

@@ -23,6 +23,8 @@ type Options struct {
 	Handlers []Handler
 	// Middleware wraps every handler, the first one outermost.
 	Middleware []Middleware
+	// InsertMiddleware wraps every insert, the first one outermost.
+	InsertMiddleware []InsertMiddleware
 	// Name shows operators which program a worker is. Default: host and pid.
 	Name string
 	// Logger is where the library logs. Default slog.Default().
@@ -224,6 +226,11 @@ func (o *Options) validate() error {
 	}
 	if err := validatePolicy("Backoff", o.Backoff); err != nil {
 		return err
+	}
+	for i, m := range o.InsertMiddleware {
+		if m == nil {
+			return &InvalidOptionError{fmt.Sprintf("InsertMiddleware[%d]", i), nil, "must not be nil"}
+		}
 	}
 	for name, q := range o.Queues {
 		field := fmt.Sprintf("Queues[%q]", name)

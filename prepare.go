@@ -28,7 +28,8 @@ type batch struct {
 	jobs    []ready
 	results []Inserted
 	lanes   []store.Lane
-	plain   bool // runs now, no key, no chosen id
+	plain   bool // runs now, no key, no chosen id, no limit
+	bounded bool // some queue has a limit
 	waits   bool // some job runs later
 	soonest time.Duration
 }
@@ -38,9 +39,12 @@ type ready struct {
 	job         *NewJob
 	id          uuid.UUID
 	chosen      bool
+	bounded     bool // its queue has a limit
 	maxAttempts int
 	payload     *string
 	props       *string
+	unique      *string // how the database derives the key
+	key         string  // the key that was found taken
 	size        int
 	later       bool // ended up in job_waiting
 }
@@ -85,7 +89,8 @@ func (q *SimpleQueue) prepare(ctx context.Context, jobs []NewJob) (*batch, error
 			}
 			b.waits, b.soonest = true, min(b.soonest, soon)
 		}
-		b.plain = b.plain && !later && !r.chosen && j.UniqueKey == ""
+		b.plain = b.plain && !later && !r.chosen && !j.hasKey() && !r.bounded
+		b.bounded = b.bounded || r.bounded
 	}
 	if err := q.groups.await(ctx, chosen); err != nil {
 		return nil, err
@@ -122,8 +127,8 @@ func (q *SimpleQueue) ready(r *ready, j *NewJob, parent *Job, index int) error {
 		return invalid("RunAt", j.RunAt.String(), "must be in the years 1 to 9999")
 	case j.Timeout < NoTimeout:
 		return invalid("Timeout", j.Timeout.String(), "must be positive, 0 for the default or NoTimeout")
-	case j.UniqueGlobal && j.UniqueKey == "":
-		return invalid("UniqueGlobal", "true", "needs a UniqueKey")
+	case j.UniqueGlobal && !j.hasKey():
+		return invalid("UniqueGlobal", "true", "needs a UniqueKey or Unique.Fields")
 	}
 	for _, k := range []struct {
 		field string
@@ -141,11 +146,15 @@ func (q *SimpleQueue) ready(r *ready, j *NewJob, parent *Job, index int) error {
 		}
 		r.id = id
 	}
+	r.bounded = q.bounds.has(j.Queue)
 	r.maxAttempts = j.MaxAttempts
 	def(&r.maxAttempts, q.opts.Queues[j.Queue].MaxAttempts)
 	def(&r.maxAttempts, q.opts.MaxAttempts)
 	if err := r.encodePayload(q.opts.MaxPayloadBytes, index); err != nil {
 		return err
+	}
+	if field, value, problem := r.deriveKey(); problem != "" {
+		return invalid(field, value, problem)
 	}
 	return r.encodeProps(parent, index)
 }
@@ -179,6 +188,7 @@ func (r *ready) encodeProps(parent *Job, index int) error {
 	p := props{
 		Metadata: j.Metadata, TraceContext: j.TraceContext,
 		KeepArchive: keepSeconds(j.Retention.Archive), KeepDLQ: keepSeconds(j.Retention.DeadLetter),
+		Bounded: r.bounded,
 	}
 	if j.Timeout > 0 {
 		p.TimeoutMS = max(1, j.Timeout.Milliseconds())

@@ -31,6 +31,8 @@ type SimpleQueue struct {
 	partitions madePartitions
 	ends       *endWatch
 	hand       uuid.UUID // claims of this process that no worker makes
+	bounds     bounds
+	inserts    InsertFunc // through the middleware; nil without any
 
 	ran    atomic.Bool
 	engine atomic.Pointer[engine] // while Run is going
@@ -60,6 +62,7 @@ func New(pool *pgxpool.Pool, opts Options) (*SimpleQueue, error) {
 		}
 	}
 	q.ends = &endWatch{look: q.states}
+	q.inserts = chainInserts(q.opts.InsertMiddleware)
 	return q, nil
 }
 

@@ -33,11 +33,11 @@ type Redriven struct {
 	// Conflicts is how many jobs could not be: a live job holds their unique key.
 	Conflicts int
 	// Conflicting tells the first thousand of them.
-	Conflicting []Conflict
+	Conflicting []KeyConflict
 }
 
-// Conflict is a job whose unique key a live job holds.
-type Conflict struct {
+// KeyConflict is a job whose unique key a live job holds.
+type KeyConflict struct {
 	ID     uuid.UUID // the job that has ended, and stays where it is
 	Holder uuid.UUID // the live job; zero if it has ended since
 }
@@ -97,7 +97,7 @@ var deadStates = []State{StateFailed, StateCancelled, StateUnprocessable, StateC
 func (r *Redriven) conflict(id, holder uuid.UUID) {
 	r.Conflicts++
 	if len(r.Conflicting) < maxConflicts {
-		r.Conflicting = append(r.Conflicting, Conflict{id, holder})
+		r.Conflicting = append(r.Conflicting, KeyConflict{id, holder})
 	}
 }
 

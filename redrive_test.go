@@ -136,7 +136,7 @@ func TestRedriveRespectsUniqueKeys(t *testing.T) {
 	}
 	want := simplequeue.Redriven{
 		IDs: dead[:1], Conflicts: 3,
-		Conflicting: []simplequeue.Conflict{{ID: dead[1], Holder: dead[0]}, {ID: dead[2], Holder: dead[0]}, {ID: taken, Holder: holder}},
+		Conflicting: []simplequeue.KeyConflict{{ID: dead[1], Holder: dead[0]}, {ID: dead[2], Holder: dead[0]}, {ID: taken, Holder: holder}},
 	}
 	if !cmp.Equal(want, r) {
 		t.Errorf("Redrive: %s", cmp.Diff(want, r))
@@ -330,10 +330,43 @@ func TestReplayCopiesCompletedJobs(t *testing.T) {
 	}
 	holder := insert(t, q, simplequeue.NewJob{Queue: "a", UniqueKey: "u", Delay: time.Hour})
 	r, err = q.Replay(t.Context(), simplequeue.Filter{IDs: []uuid.UUID{id}}, simplequeue.Redrive{})
-	want := simplequeue.Redriven{Conflicts: 1, Conflicting: []simplequeue.Conflict{{ID: id, Holder: holder}}}
+	want := simplequeue.Redriven{Conflicts: 1, Conflicting: []simplequeue.KeyConflict{{ID: id, Holder: holder}}}
 	if err != nil || !cmp.Equal(want, r) {
 		t.Errorf("Replay of a job whose key is held: %+v, %v", r, err)
 	}
+}
+
+// A queue's limit is for inserts: what an operator redrives or changes goes in
+// beside it, also into a priority that the queue has not had.
+func TestRedriveIntoABoundedQueue(t *testing.T) {
+	t.Parallel()
+	q := newQueue(t, pgtest.New(t), handler("full", func(context.Context, *simplequeue.Job) error {
+		return simplequeue.Critical(errors.New("no"))
+	}))
+	stop := start(t, q)
+	dead := insert(t, q, simplequeue.NewJob{Queue: "full"})
+	awaitState(t, q, dead, simplequeue.StateCritical)
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	if err := q.SetQueueLimit(t.Context(), "full", 1); err != nil {
+		t.Fatal(err)
+	}
+	waits := insert(t, q, simplequeue.NewJob{Queue: "full", Delay: time.Hour})
+	if r, err := q.Redrive(t.Context(), simplequeue.Filter{IDs: []uuid.UUID{dead}}, simplequeue.Redrive{}); err != nil || len(r.IDs) != 1 {
+		t.Errorf("Redrive: %+v, %v", r, err)
+	}
+	priority := 7
+	if err := q.Change(t.Context(), waits, simplequeue.Change{Priority: &priority}); err != nil {
+		t.Errorf("Change: %v", err)
+	}
+	if _, err := q.Insert(t.Context(), simplequeue.NewJob{Queue: "full", Priority: 7}); !errors.Is(err, simplequeue.ErrQueueFull) {
+		t.Errorf("Insert: %v, want %v", err, simplequeue.ErrQueueFull)
+	}
+	if _, err := q.Cancel(t.Context(), waits, ""); err != nil {
+		t.Fatal(err)
+	}
+	insert(t, q, simplequeue.NewJob{Queue: "full", Priority: 7})
 }
 
 // Purge deletes what has ended and matches, and nothing else.

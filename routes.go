@@ -48,7 +48,7 @@ type queueRoute struct {
 	retention Retention
 }
 
-func newRoutes(opts *Options) (*routes, error) {
+func newRoutes(opts *Options) (_ *routes, err error) {
 	r := &routes{
 		opts: opts, exact: map[string]Handler{}, empty: len(opts.Handlers) == 0,
 		queues: map[string]*queueRoute{}, limits: map[string]int{},
@@ -66,9 +66,15 @@ func newRoutes(opts *Options) (*routes, error) {
 		if len(patterns) == 0 {
 			return nil, &InvalidOptionError{option, h, "serves no queue"}
 		}
+		if err := checkBackoff(option, h); err != nil {
+			return nil, err
+		}
 		for _, p := range patterns {
 			if seen[p] {
-				return nil, &InvalidOptionError{option, p, "is served by an earlier handler"}
+				if r.exact[p], err = besides(r.exact[p], h); err != nil {
+					return nil, &InvalidOptionError{option, p, err.Error()}
+				}
+				continue
 			}
 			seen[p] = true
 			if prefix, ok := strings.CutSuffix(p, "*"); ok {
@@ -86,6 +92,41 @@ func newRoutes(opts *Options) (*routes, error) {
 	}
 	sort.SliceStable(r.prefixes, func(i, j int) bool { return len(r.prefixes[i].prefix) > len(r.prefixes[j].prefix) })
 	return r, nil
+}
+
+// besides is one handler for the kinds of two, which serve the same queue.
+func besides(first, second Handler) (Handler, error) {
+	a, ok := first.(*Mux)
+	b, too := second.(*Mux)
+	if !ok || !too {
+		return nil, errors.New("is served by an earlier handler")
+	}
+	m := NewMux(a.queue)
+	for _, from := range []*Mux{a, b} {
+		for kind, h := range from.kinds {
+			if m.kinds[kind] != nil {
+				return nil, fmt.Errorf("kind %q is served by an earlier handler", kind)
+			}
+			m.kinds[kind] = h
+		}
+	}
+	return m, nil
+}
+
+// checkBackoff asks the policies that templates have given to h.
+func checkBackoff(option string, h Handler) error {
+	kinds := []string{""}
+	if m, ok := find[*Mux](h); ok {
+		kinds = m.knownKinds()
+	}
+	for _, kind := range kinds {
+		if p := backoffOf(h, kind); p != nil {
+			if err := validatePolicy(option+".Backoff", p); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // names lists what is served, for operators.
@@ -152,7 +193,12 @@ func (r *routes) build(queue string, h Handler) *queueRoute {
 	if o.Backoff != nil {
 		policy = o.Backoff
 	}
-	q.backoff = delayBy(policy)
+	q.backoff = func(job *Job, err error) time.Duration {
+		if own := backoffOf(h, job.Kind); own != nil {
+			return delayBy(own)(job, err)
+		}
+		return delayBy(policy)(job, err)
+	}
 	if p, ok := find[Permitter](h); ok {
 		q.permitter, q.window = p, newWindow(firstWindow)
 	}

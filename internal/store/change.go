@@ -78,11 +78,11 @@ WITH input AS MATERIALIZED (
     ON CONFLICT (id) DO UPDATE SET payload = excluded.payload, raw = excluded.raw
 ), lane AS (
     INSERT INTO {schema}.job_lane (queue, priority)
-    SELECT l.queue, l.priority
+    SELECT CASE WHEN EXISTS (SELECT FROM {schema}.job_bound AS b WHERE b.queue = l.queue) THEN '*' ELSE '' END || l.queue, l.priority
     FROM (SELECT DISTINCT p.queue, p.priority FROM packed AS p) AS l
     WHERE NOT EXISTS (
         SELECT FROM {schema}.job_lane AS known
-        WHERE known.queue = l.queue AND known.priority = l.priority)
+        WHERE known.queue IN (l.queue, '*' || l.queue) AND known.priority = l.priority)
 ), waiting AS (
     INSERT INTO {schema}.job_waiting ({job}, run_at, reason)
     SELECT {p.job}, p.due, p.reason

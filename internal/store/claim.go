@@ -282,9 +282,10 @@ func uuidText(id [16]byte) string { return uuid.UUID(id).String() }
 
 // The lanes ever used, oldest first. A lane registered by a transaction that
 // commits late may have a lower id than one already seen, so the read reaches
-// back a little. The queues that are paused come along, as a lane that none has.
+// back a little. Those of queues with a limit begin with a '*'. The queues that
+// are paused come along, as a lane that none has.
 var lanes = Define(`
-SELECT l.id, l.queue, l.priority
+SELECT l.id, ltrim(l.queue, '*'), l.priority
 FROM {schema}.job_lane AS l
 WHERE l.id > $1::bigint
 UNION ALL

@@ -116,7 +116,7 @@ func (db *DB) Workers(ctx context.Context, limit, gone time.Duration) ([]Worker,
 // index by queue: of them a bounded number is read, for all queues.
 var queues = Define(`
 WITH named AS MATERIALIZED (
-    SELECT l.queue FROM {schema}.job_lane AS l
+    SELECT ltrim(l.queue, '*') AS queue FROM {schema}.job_lane AS l
     UNION
     SELECT p.queue FROM {schema}.job_pause AS p
 ), waiting AS MATERIALIZED (

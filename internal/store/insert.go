@@ -46,6 +46,7 @@ type NewJobs struct {
 	Chosen       []bool // the caller chose the id
 	UniqueScopes []*string
 	UniqueKeys   []*string
+	UniqueSpecs  []*string // JSON text: the key is derived
 	RunAts       []*time.Time
 	DelaysUS     []*int64
 }
@@ -101,15 +102,16 @@ var insertKeyed = Define(`
 WITH input AS MATERIALIZED (
     SELECT i.id::uuid AS id, i.queue, i.kind, i.priority, i.max_attempts, coalesce(i.payload_bytes, 0) AS payload_bytes,
            i.payload::jsonb AS payload, i.raw, i.props::jsonb AS props, i.fingerprint,
-           coalesce(i.chosen, false) AS chosen, i.unique_scope, i.unique_key, i.ord,
-           coalesce(i.run_at, c.now + i.delay_us * interval '1 microsecond') AS run_at,
-           coalesce(coalesce(i.run_at, c.now + i.delay_us * interval '1 microsecond') > c.now, false) AS later
+           coalesce(i.chosen, false) AS chosen, i.unique_scope, i.ord, d.run_at, coalesce(d.run_at > c.now, false) AS later,
+           CASE WHEN i.unique_spec IS NULL THEN i.unique_key
+                ELSE {schema}.unique_key(i.unique_key, i.unique_spec::jsonb, coalesce(d.run_at, c.now)) END AS unique_key
     FROM unnest($1::text[], $2::text[], $3::text[], $4::smallint[], $5::integer[],
                 $6::integer[], $7::text[], $8::bytea[], $9::text[], $12::text[],
-                $16::boolean[], $17::text[], $18::text[], $19::timestamptz[], $20::bigint[]) WITH ORDINALITY
+                $16::boolean[], $17::text[], $18::text[], $19::timestamptz[], $20::bigint[], $21::text[]) WITH ORDINALITY
          AS i(id, queue, kind, priority, max_attempts, payload_bytes, payload, raw, props, fingerprint,
-              chosen, unique_scope, unique_key, run_at, delay_us, ord)
+              chosen, unique_scope, unique_key, run_at, delay_us, unique_spec, ord)
     CROSS JOIN (SELECT clock_timestamp() AS now) AS c
+    CROSS JOIN LATERAL (SELECT coalesce(i.run_at, c.now + i.delay_us * interval '1 microsecond') AS run_at) AS d
 ), lane AS (
     INSERT INTO {schema}.job_lane (queue, priority)
     SELECT l.queue, l.priority
@@ -171,7 +173,7 @@ WITH input AS MATERIALIZED (
     WHERE EXISTS (SELECT FROM accepted AS a WHERE a.id = b.id::uuid)
 )
 SELECT i.ord, EXISTS (SELECT FROM accepted AS a WHERE a.id = i.id),
-       i.chosen AND NOT EXISTS (SELECT FROM chosen AS c WHERE c.id = i.id), i.later
+       i.chosen AND NOT EXISTS (SELECT FROM chosen AS c WHERE c.id = i.id), i.later, coalesce(i.unique_key, '')
 FROM input AS i
 ORDER BY i.ord`)
 
@@ -180,6 +182,7 @@ type Fate struct {
 	Inserted bool
 	IDKnown  bool // the id was inserted before
 	Later    bool // inserted into job_waiting
+	Key      string
 }
 
 // InsertKeyed inserts jobs of any sort and reports, in order, what became of
@@ -190,7 +193,7 @@ func (s *Schema) InsertKeyed(ctx context.Context, q Querier, n *NewJobs) ([]Fate
 		n.PayloadBytes, n.Payloads, n.Raws, n.Props,
 		n.LaneQueues, n.LanePriorities, n.Fingerprints,
 		n.BigIDs, n.BigPayloads, n.BigRaws,
-		n.Chosen, n.UniqueScopes, n.UniqueKeys, n.RunAts, n.DelaysUS)
+		n.Chosen, n.UniqueScopes, n.UniqueKeys, n.RunAts, n.DelaysUS, n.UniqueSpecs)
 	if err != nil {
 		return nil, err
 	}
@@ -199,7 +202,7 @@ func (s *Schema) InsertKeyed(ctx context.Context, q Querier, n *NewJobs) ([]Fate
 	for rows.Next() {
 		var ord int64
 		var f Fate
-		if err := rows.Scan(&ord, &f.Inserted, &f.IDKnown, &f.Later); err != nil {
+		if err := rows.Scan(&ord, &f.Inserted, &f.IDKnown, &f.Later, &f.Key); err != nil {
 			return nil, err
 		}
 		fates = append(fates, f)

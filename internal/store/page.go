@@ -99,7 +99,7 @@ func (f *Filter) conditions(q *query, s source, within, span string) []string {
 			// global key. Every queue of a live job has a lane.
 			list = append(list, fmt.Sprintf(within, fmt.Sprintf(
 				`SELECT u.job_id FROM {schema}.job_unique AS u WHERE u.key = %s::text AND u.scope = ANY (ARRAY(
-          SELECT DISTINCT l.queue FROM {schema}.job_lane AS l WHERE %[2]s::text IN ('', l.queue) UNION ALL SELECT ''))`,
+          SELECT DISTINCT ltrim(l.queue, '*') FROM {schema}.job_lane AS l WHERE %[2]s::text IN ('', ltrim(l.queue, '*')) UNION ALL SELECT ''))`,
 				q.arg(f.UniqueKey), q.arg(f.Queue))))
 		}
 	}

@@ -49,6 +49,9 @@ var plainStatements = []string{
 	"DELETE FROM simplequeue.job_pause",
 	"SELECT true FROM simplequeue.job_pause",
 	"SET paused =",
+	"SELECT b.queue FROM simplequeue.job_bound AS b",
+	"FROM simplequeue.take_slots(",
+	"SELECT simplequeue.set_queue_limit(",
 }
 
 // statement is the one with the text.
@@ -169,7 +172,7 @@ func (d *plansData) hot() []*hotStatement {
 		},
 		{
 			name:  "lanes",
-			find:  "SELECT l.id, l.queue, l.priority",
+			find:  "SELECT l.id, ltrim(l.queue, '*'), l.priority",
 			args:  []any{int64(0)},
 			whole: []string{"job_lane", "job_pause"},
 			rows:  200, buffers: 10,
@@ -349,7 +352,7 @@ func (d *plansData) hot() []*hotStatement {
 			name: "insertKeyed",
 			find: "accepted AS MATERIALIZED", caller: true,
 			args: append(insert[:15:15], repeat(plansBatch, true), texts("q0"), keys,
-				repeat[*time.Time](plansBatch, nil), repeat[*int64](plansBatch, nil)),
+				repeat[*time.Time](plansBatch, nil), repeat[*int64](plansBatch, nil), none),
 			whole: []string{"job_lane", "job_running"},
 			rows:  3600, buffers: 40000, sorts: 100,
 			why: "`ON CONFLICT` is one probe of `job_unique` and of `job_client_id` for each job. Ids that the caller chose are looked for in every table (`jobs_known`), of which `job_running`, without an index by id, is read as a whole, once.",
@@ -359,6 +362,17 @@ func (d *plansData) hot() []*hotStatement {
 			find: "unique_holder(k.scope", caller: true,
 			args: []any{repeat(plansBatch, "q0"), repeat(plansBatch, "queue190")},
 			rows: 400, buffers: 550,
+		},
+		{
+			name: "takeOver",
+			find: "take_over(", caller: true,
+			args: []any{
+				repeat(plansBatch, "replace"), repeat(plansBatch, "q0"), repeat(plansBatch, "queue190"), repeat(plansBatch, "q0"),
+				repeat(plansBatch, ""), repeat(plansBatch, int16(0)), repeat(plansBatch, int32(3)), none,
+				repeat(plansBatch, int32(0)), texts("{}"), repeat[[]byte](plansBatch, nil), none,
+				repeat[*time.Time](plansBatch, nil), repeat[*int64](plansBatch, nil), repeat[*int64](plansBatch, nil),
+			},
+			rows: 600, buffers: 14000, sorts: 100,
 		},
 		{
 			name: "forgetChosen",

@@ -49,11 +49,11 @@ WITH ended AS MATERIALIZED (
     ON CONFLICT (job_id) DO NOTHING
 ), {big}lane AS (
     INSERT INTO {schema}.job_lane (queue, priority)
-    SELECT l.queue, l.priority
+    SELECT CASE WHEN EXISTS (SELECT FROM {schema}.job_bound AS b WHERE b.queue = l.queue) THEN '*' ELSE '' END || l.queue, l.priority
     FROM (SELECT DISTINCT j.queue, j.priority FROM judged AS j WHERE j.free) AS l
     WHERE NOT EXISTS (
         SELECT FROM {schema}.job_lane AS known
-        WHERE known.queue = l.queue AND known.priority = l.priority)
+        WHERE known.queue IN (l.queue, '*' || l.queue) AND known.priority = l.priority)
 ), queued AS (
     INSERT INTO {schema}.job_queue ({job}, lane)
     SELECT j.id, j.created_at, 0, coalesce($2::integer, j.max_attempts), 0, least(j.crash_count, 1),

@@ -211,7 +211,7 @@ func ForgetLeases(s *Settle) Step {
 }
 
 // Release are the CTEs that free what jobs hold beside their rows when they
-// end: those of the CTE from for which cond, over the alias h, is true. Each
+// end, key, fingerprint and slot: those of the CTE from for which cond, over the alias h, is true. Each
 // row is found by an index, without a join that statistics could turn round.
 // Rows of job_unique are never updated, so a row found by its ctid is that row.
 func Release(from, cond string) string {
@@ -234,6 +234,14 @@ func Release(from, cond string) string {
         SELECT h.id
         FROM ` + from + ` AS h
         WHERE h.fingerprint IS NOT NULL AND ` + cond + `
+    ))
+), unslotted AS (
+    UPDATE {schema}.job_slot
+    SET job_id = NULL, seq = DEFAULT
+    WHERE job_id = ANY (ARRAY(
+        SELECT h.id
+        FROM ` + from + ` AS h
+        WHERE h.props ? 'bounded' AND ` + cond + `
     ))
 )`
 }
