@@ -281,7 +281,7 @@ func (d *plansData) hot() []*hotStatement {
 		{
 			name: "registerWorker",
 			find: "INSERT INTO simplequeue.job_worker",
-			args: []any{worker, "w", []string{"q0"}},
+			args: []any{worker, "w", []string{"q0"}, nil},
 			rows: 10, buffers: 20,
 		},
 		{

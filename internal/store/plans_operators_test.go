@@ -23,7 +23,7 @@ func (d *plansData) operators() []*hotStatement {
 		{
 			name: "changeQueued", find: "t.seq, t.lane AS was_lane",
 			args:  append([]any{ids(queueIDs, 1, plansBatch)}, none...),
-			whole: []string{"job_lane"}, rows: 2700, buffers: 12000, sorts: plansBatch,
+			whole: []string{"job_lane"}, rows: 2700, buffers: 20000, sorts: plansBatch,
 		},
 		{
 			name: "redriveDead", find: "FROM simplequeue.job_queue_dlq AS d\n    WHERE d.id = ANY ($1::text[]::uuid[]) AND d.state",
