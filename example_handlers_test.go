@@ -7,6 +7,9 @@ import (
 	"log/slog"
 	"testing"
 
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
 	"github.com/simplequeue/simplequeue"
 	"github.com/simplequeue/simplequeue/internal/pgtest"
 )
@@ -77,22 +80,45 @@ func ExampleStep() {
 	// completed
 }
 
+// What the handler writes and the completion of its job are one transaction.
+func ExampleJob_CompleteTx() {
+	var t exampleTB
+	defer t.cleanup()
+	pool := pgtest.New(&t)
+	transfers := simplequeue.HandlerFunc("transfers", func(ctx context.Context, job *simplequeue.Job) error {
+		return pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
+			if _, err := tx.Exec(ctx, "CREATE TABLE transfer AS SELECT 100 AS amount"); err != nil {
+				return err
+			}
+			return job.CompleteTx(ctx, tx)
+		})
+	})
+
+	job := runExampleOn(&t, pool, transfers, simplequeue.NewJob{Queue: "transfers"})
+	fmt.Println(job.State, "in attempt", job.Attempt)
+	// Output: completed in attempt 1
+}
+
 // runExample runs a job to its end in a database of its own.
 func runExample(h simplequeue.Handler, job simplequeue.NewJob) simplequeue.JobInfo {
 	var t exampleTB
 	defer t.cleanup()
-	q := newQueue(&t, pgtest.New(&t), simplequeue.Options{
+	return runExampleOn(&t, pgtest.New(&t), h, job)
+}
+
+func runExampleOn(t *exampleTB, pool *pgxpool.Pool, h simplequeue.Handler, job simplequeue.NewJob) simplequeue.JobInfo {
+	q := newQueue(t, pool, simplequeue.Options{
 		Handlers: []simplequeue.Handler{h}, Logger: slog.New(slog.DiscardHandler),
 	})
-	stop := start(&t, q)
+	stop := start(t, q)
 	defer func() { _ = stop() }()
 	inserted, err := q.Insert(context.Background(), job)
 	if err != nil {
 		panic(err)
 	}
 	var info simplequeue.JobInfo
-	eventually(&t, "the job has ended", func() bool {
-		info = get(&t, q, inserted.ID)
+	eventually(t, "the job has ended", func() bool {
+		info = get(t, q, inserted.ID)
 		return info.State.Terminal()
 	})
 	return info

@@ -17,19 +17,24 @@ UPDATE simplequeue_shop.orders
 SET state = $3
 WHERE id = $1 AND state = $2`
 
-// invoiceHandler writes the invoice and asks for the mail that brings it, in
-// one transaction. A job may run twice, when its worker dies at the wrong
-// moment: then the second attempt finds the order invoiced and adds no mail.
+// invoiceHandler writes the invoice, asks for the mail that brings it and
+// completes its job, in one transaction: a worker that dies at any moment has
+// done all of it or nothing. An order that has been invoiced is left alone, for
+// somebody may ask for its invoice twice.
 func invoiceHandler(pool *pgxpool.Pool) simplequeue.Handler {
-	return simplequeue.Typed(invoices, func(ctx context.Context, _ *simplequeue.Job, p orderJob) error {
+	return simplequeue.Typed(invoices, func(ctx context.Context, job *simplequeue.Job, p orderJob) error {
 		return pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
 			tag, err := tx.Exec(ctx, setStateSQL, p.Order, "placed", "invoiced")
-			if err != nil || tag.RowsAffected() == 0 {
+			if err != nil {
 				return err
 			}
-			q := simplequeue.FromContext(ctx)
-			_, err = q.InsertTx(ctx, tx, simplequeue.NewJob{Queue: mails, Payload: p})
-			return err
+			if tag.RowsAffected() == 1 {
+				q := simplequeue.FromContext(ctx)
+				if _, err := q.InsertTx(ctx, tx, simplequeue.NewJob{Queue: mails, Payload: p}); err != nil {
+					return err
+				}
+			}
+			return job.CompleteTx(ctx, tx)
 		})
 	})
 }

@@ -1,7 +1,7 @@
 // Transactional inserts jobs in the transaction that writes the rows they are
 // about: an order and its job are there together or not at all. It does so with
 // pgx and with database/sql, and once more inside a handler, which writes its
-// result and the next job in one transaction.
+// result and the next job and completes its own in one transaction.
 package main
 
 import (
