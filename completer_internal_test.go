@@ -56,7 +56,9 @@ func (f *fakeSettler) Tx(_ context.Context, _ time.Duration, steps ...store.Step
 					all.texts = append(all.texts, deref(text))
 				}
 			}
-			if results, ok := a.([]string); ok && s.Statement == janitor.ArchiveResults(&store.Settle{}).Statement {
+			withResults := s.Statement == janitor.ArchiveResults(&store.Settle{}).Statement ||
+				s.Statement == store.SettleResultsAside(&store.Settle{}).Statement
+			if results, ok := a.([]string); ok && withResults {
 				all.results += len(strings.Join(results, ""))
 			}
 		}
