@@ -2,8 +2,10 @@ package simplequeue_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -98,4 +100,64 @@ func ExampleInsertMiddleware() {
 	// Output:
 	// error: 1 jobs without a tenant
 	// acme
+}
+
+func ExampleUnique() {
+	pool, done := examplePool()
+	defer done()
+	queue, err := simplequeue.New(pool, simplequeue.Options{})
+	if err != nil {
+		panic(err)
+	}
+	type Index struct {
+		Document int
+		Text     string
+	}
+	// One job a document, which runs when nothing has changed for a minute and
+	// ten minutes after the first change at the latest, on the newest text.
+	index := simplequeue.Template[Index]{Defaults: simplequeue.NewJob{
+		Queue: "index", Delay: time.Minute,
+		Unique: simplequeue.Unique{
+			Fields:     []string{"Document"},
+			OnConflict: simplequeue.ConflictReplace,
+			MaxDelay:   10 * time.Minute,
+		},
+	}}
+	ctx := context.Background()
+	for _, change := range []Index{{7, "draft"}, {8, "other"}, {7, "final"}} {
+		in, err := index.Insert(ctx, queue, change)
+		if err != nil {
+			panic(err)
+		}
+		job, err := queue.Get(ctx, in.ID)
+		if err != nil {
+			panic(err)
+		}
+		fmt.Printf("replaced: %t, %s\n", in.Replaced, job.Payload)
+	}
+	// Output:
+	// replaced: false, {"Text": "draft", "Document": 7}
+	// replaced: false, {"Text": "other", "Document": 8}
+	// replaced: true, {"Text": "final", "Document": 7}
+}
+
+func ExampleSimpleQueue_SetQueueLimit() {
+	pool, done := examplePool()
+	defer done()
+	queue, err := simplequeue.New(pool, simplequeue.Options{})
+	if err != nil {
+		panic(err)
+	}
+	ctx := context.Background()
+	if err := queue.SetQueueLimit(ctx, "renders", 2); err != nil {
+		panic(err)
+	}
+	for range 3 {
+		_, err := queue.Insert(ctx, simplequeue.NewJob{Queue: "renders"})
+		fmt.Println(err, errors.Is(err, simplequeue.ErrQueueFull))
+	}
+	// Output:
+	// <nil> false
+	// <nil> false
+	// simplequeue: queue "renders" is full: its limit is 2 live jobs true
 }
