@@ -32,9 +32,13 @@ type batch struct {
 	bounded bool // some queue has a limit
 	waits   bool // some job runs later
 	soonest time.Duration
+
+	parent  *Job
+	limit   int // bytes of a payload
+	encoded int // jobs, from the first
 }
 
-// ready is a checked and encoded job.
+// ready is a job that is checked and, in time, encoded.
 type ready struct {
 	job         *NewJob
 	id          uuid.UUID
@@ -60,14 +64,28 @@ func (r *ready) scope() string {
 // prepare checks and encodes jobs. Nothing has touched the database when it
 // fails.
 func (q *SimpleQueue) prepare(ctx context.Context, jobs []NewJob) (*batch, error) {
-	b := &batch{jobs: make([]ready, len(jobs)), results: make([]Inserted, len(jobs)), plain: true, soonest: maxDelay}
-	parent := JobFromContext(ctx)
+	b, err := q.check(ctx, jobs)
+	if err != nil {
+		return nil, err
+	}
+	if err := b.encode(len(b.jobs)); err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
+// check does all of prepare but for encode, which takes most of its time.
+func (q *SimpleQueue) check(ctx context.Context, jobs []NewJob) (*batch, error) {
+	b := &batch{
+		jobs: make([]ready, len(jobs)), results: make([]Inserted, len(jobs)), plain: true, soonest: maxDelay,
+		parent: JobFromContext(ctx), limit: q.opts.MaxPayloadBytes,
+	}
 	lanes := map[store.Lane]bool{}
 	chosen := map[uuid.UUID]bool{}
 	for i := range jobs {
 		j := &jobs[i]
 		r := &b.jobs[i]
-		if err := q.ready(r, j, parent, i); err != nil {
+		if err := q.ready(r, j, i); err != nil {
 			return nil, err
 		}
 		if r.chosen {
@@ -98,8 +116,25 @@ func (q *SimpleQueue) prepare(ctx context.Context, jobs []NewJob) (*batch, error
 	return b, nil
 }
 
-// ready checks and encodes one job.
-func (q *SimpleQueue) ready(r *ready, j *NewJob, parent *Job, index int) error {
+// encode encodes the jobs up to the given one that are not encoded yet.
+func (b *batch) encode(to int) error {
+	for ; b.encoded < to; b.encoded++ {
+		r, index := &b.jobs[b.encoded], b.encoded
+		if err := r.encodePayload(b.limit, index); err != nil {
+			return err
+		}
+		if field, value, problem := r.deriveKey(); problem != "" {
+			return &InvalidJobError{Index: index, Field: field, Value: shorten(value), Reason: problem}
+		}
+		if err := r.encodeProps(b.parent, index); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// ready checks what of one job needs no encoding.
+func (q *SimpleQueue) ready(r *ready, j *NewJob, index int) error {
 	invalid := func(field, value, reason string) error {
 		return &InvalidJobError{Index: index, Field: field, Value: shorten(value), Reason: reason}
 	}
@@ -150,13 +185,7 @@ func (q *SimpleQueue) ready(r *ready, j *NewJob, parent *Job, index int) error {
 	r.maxAttempts = j.MaxAttempts
 	def(&r.maxAttempts, q.opts.Queues[j.Queue].MaxAttempts)
 	def(&r.maxAttempts, q.opts.MaxAttempts)
-	if err := r.encodePayload(q.opts.MaxPayloadBytes, index); err != nil {
-		return err
-	}
-	if field, value, problem := r.deriveKey(); problem != "" {
-		return invalid(field, value, problem)
-	}
-	return r.encodeProps(parent, index)
+	return nil
 }
 
 func (r *ready) encodePayload(limit, index int) error {
