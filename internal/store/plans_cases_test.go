@@ -354,7 +354,7 @@ func (d *plansData) hot() []*hotStatement {
 			args: append(insert[:15:15], repeat(plansBatch, true), texts("q0"), keys,
 				repeat[*time.Time](plansBatch, nil), repeat[*int64](plansBatch, nil), none),
 			whole: []string{"job_lane", "job_running"},
-			rows:  3600, buffers: 40000, sorts: 100,
+			rows:  3600, buffers: 70000, sorts: 100,
 			why: "`ON CONFLICT` is one probe of `job_unique` and of `job_client_id` for each job. Ids that the caller chose are looked for in every table (`jobs_known`), of which `job_running`, without an index by id, is read as a whole, once.",
 		},
 		{
