@@ -109,6 +109,9 @@ func (q *SimpleQueue) cancel(ctx context.Context, ids []uuid.UUID, reason string
 	if asked {
 		q.wakes.cancels()
 	}
+	if e := q.engine.Load(); e != nil {
+		e.admitter.hint() // some may have been at a gate
+	}
 	return done, nil
 }
 

@@ -28,9 +28,10 @@ type batch struct {
 	jobs    []ready
 	results []Inserted
 	lanes   []store.Lane
-	plain   bool // runs now, no key, no chosen id, no limit
+	plain   bool // runs now, no key, no chosen id, no limit, no gate
 	bounded bool // some queue has a limit
 	waits   bool // some job runs later
+	gated   bool // some job waits at a gate
 	soonest time.Duration
 }
 
@@ -47,6 +48,8 @@ type ready struct {
 	key         string  // the key that was found taken
 	size        int
 	later       bool // ended up in job_waiting
+	waitsFor    string
+	gates       []string // that it passes, one after the other
 }
 
 // scope is where the unique key is unique.
@@ -89,8 +92,8 @@ func (q *SimpleQueue) prepare(ctx context.Context, jobs []NewJob) (*batch, error
 			}
 			b.waits, b.soonest = true, min(b.soonest, soon)
 		}
-		b.plain = b.plain && !later && !r.chosen && !j.hasKey() && !r.bounded
-		b.bounded = b.bounded || r.bounded
+		b.plain = b.plain && !later && !r.chosen && !j.hasKey() && !r.bounded && r.waitsFor == ""
+		b.bounded, b.gated = b.bounded || r.bounded, b.gated || len(r.gates) > 0
 	}
 	if err := q.groups.await(ctx, chosen); err != nil {
 		return nil, err
@@ -109,7 +112,7 @@ func (q *SimpleQueue) ready(r *ready, j *NewJob, parent *Job, index int) error {
 	for _, t := range []struct {
 		field, value string
 		limit        int
-	}{{"Kind", j.Kind, maxKindName}, {"UniqueKey", j.UniqueKey, maxKey}, {"Fingerprint", j.Fingerprint, maxKey}} {
+	}{{"Kind", j.Kind, maxKindName}, {"UniqueKey", j.UniqueKey, maxKey}, {"Fingerprint", j.Fingerprint, maxKey}, {"OrderKey", j.OrderKey, maxKey}} {
 		if problem := textProblem(t.value, t.limit); problem != "" {
 			return invalid(t.field, t.value, problem)
 		}
@@ -150,6 +153,9 @@ func (q *SimpleQueue) ready(r *ready, j *NewJob, parent *Job, index int) error {
 	r.maxAttempts = j.MaxAttempts
 	def(&r.maxAttempts, q.opts.Queues[j.Queue].MaxAttempts)
 	def(&r.maxAttempts, q.opts.MaxAttempts)
+	if r.gates = q.gatesOf(j); len(r.gates) > 0 {
+		r.waitsFor = reasonGated
+	}
 	if err := r.encodePayload(q.opts.MaxPayloadBytes, index); err != nil {
 		return err
 	}
@@ -188,7 +194,7 @@ func (r *ready) encodeProps(parent *Job, index int) error {
 	p := props{
 		Metadata: j.Metadata, TraceContext: j.TraceContext,
 		KeepArchive: keepSeconds(j.Retention.Archive), KeepDLQ: keepSeconds(j.Retention.DeadLetter),
-		Bounded: r.bounded,
+		Bounded: r.bounded, OrderKey: j.OrderKey, Gates: r.gates,
 	}
 	if j.Timeout > 0 {
 		p.TimeoutMS = max(1, j.Timeout.Milliseconds())

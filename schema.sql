@@ -1320,3 +1320,147 @@ END
 $$;
 
 COMMIT;
+
+-- Migration 5: gates
+BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
+SET LOCAL search_path = pg_catalog, pg_temp;
+SET LOCAL standard_conforming_strings = on;
+SET LOCAL quote_all_identifiers = off;
+SET LOCAL client_min_messages = warning;
+SELECT pg_advisory_xact_lock(4501424693070463611);
+DO $prepare$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_namespace WHERE nspname = 'simplequeue') THEN
+        CREATE SCHEMA "simplequeue";
+    END IF;
+    CREATE TABLE IF NOT EXISTS "simplequeue".schema_migration (
+        version    integer     NOT NULL PRIMARY KEY,
+        name       text        NOT NULL,
+        applied_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+        checksum   text        NOT NULL
+    );
+END
+$prepare$;
+INSERT INTO "simplequeue".schema_migration (version, name, checksum)
+VALUES (5, 'gates', '806776d44d3576604948760366c2c76a7e6b084fb2f9f80e2fa29be6961efc2a');
+
+-- Gates: whatever holds jobs back together. A job that has to pass a gate waits
+-- in job_waiting (reason gated) and has a row in job_gated; the admitter lets it
+-- in, when it moves on to job_queue. A gate's name is its kind, its queue and
+-- what else tells it apart, with tabs between: 'o' is an order key, or a queue
+-- that is strictly first in, first out; 'f' are the fair shares of a queue. The
+-- gates that a job has to pass, one after the other, are in its props. A gate at
+-- which nothing waits and nobody is inside has no row anywhere.
+
+-- Who waits at a gate, by place. An order gate gives its places at commit, in
+-- the order of the commits; place is null until then, so a committed row has one.
+CREATE TABLE "simplequeue".job_gated (
+    job_id  uuid        NOT NULL PRIMARY KEY,
+    gate    text        NOT NULL,
+    key     text,                   -- of a fair gate: whose job it is
+    arrived bigint      GENERATED ALWAYS AS IDENTITY,
+    place   bigint,
+    tx      xid8        NOT NULL DEFAULT pg_current_xact_id(),
+    run_at  timestamptz,            -- null: at once
+    blocks  boolean     NOT NULL DEFAULT false
+);
+CREATE INDEX job_gated_place ON "simplequeue".job_gated (gate, place) WHERE place IS NOT NULL;
+CREATE INDEX job_gated_key ON "simplequeue".job_gated (gate, key, place) WHERE key IS NOT NULL;
+CREATE INDEX job_gated_arriving ON "simplequeue".job_gated (tx) WHERE place IS NULL;
+ALTER TABLE "simplequeue".job_gated SET (
+    autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000,
+    autovacuum_vacuum_cost_delay = 0);
+
+CREATE SEQUENCE "simplequeue".job_gate_place;
+
+-- Who is inside. An order gate has one slot. A job that ended dead and blocks its
+-- key stays inside until an operator releases the key.
+CREATE TABLE "simplequeue".job_gate_hold (
+    gate       text        NOT NULL,
+    slot       integer     NOT NULL,
+    job_id     uuid        NOT NULL,
+    place      bigint      NOT NULL,
+    blocks     boolean     NOT NULL,
+    blocked_at timestamptz,
+    PRIMARY KEY (gate, slot)
+);
+CREATE INDEX job_gate_hold_blocked ON "simplequeue".job_gate_hold (gate) WHERE blocked_at IS NOT NULL;
+ALTER TABLE "simplequeue".job_gate_hold SET (
+    autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000,
+    autovacuum_vacuum_cost_delay = 0);
+
+-- Gates to look at: written with each event that may open one, so that it is
+-- neither lost nor seen before the event. after: all with a lower place, or this
+-- one, have been let in.
+CREATE TABLE "simplequeue".job_gate_look (
+    id      bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    gate    text   NOT NULL,
+    after   bigint,
+    arrived uuid                    -- a job that has come to wait with this row
+);
+ALTER TABLE "simplequeue".job_gate_look SET (
+    autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000,
+    autovacuum_vacuum_cost_delay = 0);
+
+-- How much more than others a key gets of a fair gate. No row: 1.
+CREATE TABLE "simplequeue".job_gate_weight (
+    gate   text    NOT NULL,
+    key    text    NOT NULL,
+    weight integer NOT NULL CHECK (weight BETWEEN 1 AND 1000),
+    PRIMARY KEY (gate, key)
+);
+
+-- Jobs inserted to be committed later (reason held, run_at infinity), and when
+-- that is too late. The job's row in job_waiting decides who comes first.
+CREATE TABLE "simplequeue".job_held (
+    job_id     uuid        NOT NULL PRIMARY KEY,
+    expires_at timestamptz NOT NULL,
+    run_at     timestamptz,         -- null: at once
+    gated      boolean     NOT NULL
+);
+CREATE INDEX job_held_expires_at ON "simplequeue".job_held (expires_at, job_id);
+
+-- Gives places to the jobs that this transaction has brought to gates: at its
+-- end, so that of two transactions at one gate the first to commit has the lower
+-- places. Until the commit is over it keeps others with jobs for the same gates
+-- waiting; the locks are few, so that a transaction with many gates does not
+-- fill the server's table of locks, and are taken in one order. Places are
+-- unique: a job's says where in its gate all that came before it ends.
+CREATE FUNCTION "simplequeue".give_places()
+RETURNS trigger LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off AS $$
+DECLARE
+    places regclass := format('%I.job_gate_place', 'simplequeue')::regclass;
+    bucket integer;
+BEGIN
+    IF (SELECT g.place IS NOT NULL FROM "simplequeue".job_gated AS g WHERE g.job_id = NEW.arrived) THEN
+        RETURN NULL; -- an earlier row has done it for all
+    END IF;
+    FOR bucket IN
+        SELECT DISTINCT hashtext(g.gate || coalesce(E'\t' || g.key, '')) & 511
+        FROM "simplequeue".job_gated AS g
+        WHERE g.tx = pg_current_xact_id() AND g.place IS NULL
+        ORDER BY 1
+    LOOP
+        PERFORM pg_advisory_xact_lock(hashtext('simplequeue.gates'), bucket);
+    END LOOP;
+    UPDATE "simplequeue".job_gated AS g
+    SET place = n.place
+    FROM (
+        SELECT o.job_id, nextval(places) AS place
+        FROM (
+            SELECT u.job_id
+            FROM "simplequeue".job_gated AS u
+            WHERE u.tx = pg_current_xact_id() AND u.place IS NULL AND u.key IS NULL
+            ORDER BY u.arrived
+        ) AS o
+    ) AS n
+    WHERE g.job_id = n.job_id;
+    RETURN NULL;
+END
+$$;
+CREATE CONSTRAINT TRIGGER job_gate_look_arrived AFTER INSERT ON "simplequeue".job_gate_look
+    DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (NEW.arrived IS NOT NULL)
+    EXECUTE FUNCTION "simplequeue".give_places();
+
+COMMIT;

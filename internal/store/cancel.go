@@ -19,7 +19,7 @@ WITH gone AS (
     INSERT INTO {schema}.job_finished ({job}, state, reason)
     SELECT {g.job}, 'cancelled', nullif($2::text, '')
     FROM gone AS g
-), ` + Release("gone", "true") + `
+), ` + Release("gone", "true") + `, ` + ReleaseGates("gone", "true", "false") + `
 SELECT g.id FROM gone AS g`
 
 var (

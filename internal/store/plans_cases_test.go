@@ -52,6 +52,8 @@ var plainStatements = []string{
 	"SELECT b.queue FROM simplequeue.job_bound AS b",
 	"FROM simplequeue.take_slots(",
 	"SELECT simplequeue.set_queue_limit(",
+	"SELECT pg_advisory_xact_lock(hashtextextended($1::text, 0))",
+	"WHERE gate = $1::text AND blocked_at IS NOT NULL",
 }
 
 // statement is the one with the text.
@@ -352,7 +354,7 @@ func (d *plansData) hot() []*hotStatement {
 			name: "insertKeyed",
 			find: "accepted AS MATERIALIZED", caller: true,
 			args: append(insert[:15:15], repeat(plansBatch, true), texts("q0"), keys,
-				repeat[*time.Time](plansBatch, nil), repeat[*int64](plansBatch, nil), none),
+				repeat[*time.Time](plansBatch, nil), repeat[*int64](plansBatch, nil), none, none),
 			whole: []string{"job_lane", "job_running"},
 			rows:  3600, buffers: 40000, sorts: 100,
 			why: "`ON CONFLICT` is one probe of `job_unique` and of `job_client_id` for each job. Ids that the caller chose are looked for in every table (`jobs_known`), of which `job_running`, without an index by id, is read as a whole, once.",
@@ -379,6 +381,34 @@ func (d *plansData) hot() []*hotStatement {
 			find: "DELETE FROM simplequeue.job_client_id WHERE id = ANY ($1::text[]::uuid[])", caller: true,
 			args: []any{ids(waitingIDs, 1, plansBatch)},
 			rows: d.n*6/5 + 600, buffers: d.n/50 + 1400, whole: []string{"job_client_id"},
+		},
+
+		{
+			name: "lineUp",
+			find: "WITH line AS", caller: true,
+			args: []any{
+				ids(newIDs, 1, plansBatch), repeat(plansBatch, "o\tq0\tnew"), none,
+				repeat[*time.Time](plansBatch, nil), repeat[*int64](plansBatch, nil), repeat(plansBatch, false),
+			},
+			rows: 800, buffers: 2000, sorts: 100,
+		},
+		{
+			name: "admit",
+			find: "WITH looks AS",
+			args: []any{int32(500), int64(0)},
+			rows: 12000, buffers: 40000, sorts: 500,
+		},
+		{
+			name:    "FreeGates",
+			settles: store.FreeGates,
+			args:    []any{claims, nonces, texts("end"), repeat[*int64](plansBatch, nil), repeat[*int64](plansBatch, nil)},
+			rows:    1500, buffers: 5000, sorts: 100,
+		},
+		{
+			name: "blockedGates",
+			find: "starts_with(o.gate",
+			args: []any{"o\tq0\t"},
+			rows: 60, buffers: 60,
 		},
 
 		{

@@ -71,7 +71,7 @@ func (d *plansData) operators() []*hotStatement {
 			whole: []string{"job_running", "job_worker"}, rows: 40000, buffers: 600, sorts: plansRunning,
 		},
 		{
-			name: "draining", find: "starts_with(", args: []any{"q0", int64(75000)},
+			name: "draining", find: "starts_with($1::text", args: []any{"q0", int64(75000)},
 			whole: []string{"job_running", "job_worker", "job_pause"}, rows: 12000, buffers: 600,
 		},
 		{

@@ -1,0 +1,285 @@
+package store
+
+import (
+	"context"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// Lined are jobs that have been inserted to wait at a gate, in their order.
+type Lined struct {
+	IDs      []string
+	Gates    []string
+	Keys     []*string // of fair gates
+	RunAts   []*time.Time
+	DelaysUS []*int64
+	Blocks   []bool // when such a job ends dead it stays inside
+}
+
+// The rows get their places when the transaction commits.
+var lineUp = Define(`
+WITH line AS (
+    INSERT INTO {schema}.job_gated (job_id, gate, key, run_at, blocks)
+    SELECT i.id::uuid, i.gate, i.key,
+           coalesce(i.run_at, clock_timestamp() + i.delay_us * interval '1 microsecond'), i.blocks
+    FROM unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[], $5::bigint[], $6::boolean[]) WITH ORDINALITY
+         AS i(id, gate, key, run_at, delay_us, blocks, ord)
+    ORDER BY i.ord
+)
+INSERT INTO {schema}.job_gate_look (gate, arrived)
+SELECT g.gate, CASE WHEN g.ord = 1 THEN ($1::text[])[1]::uuid END
+FROM (
+    SELECT i.gate, min(i.ord) AS ord
+    FROM unnest($2::text[]) WITH ORDINALITY AS i(gate, ord)
+    GROUP BY i.gate
+) AS g`)
+
+// LineUp lets jobs of the transaction wait at gates.
+func (s *Schema) LineUp(ctx context.Context, q Querier, l *Lined) error {
+	return drain(q.Query(ctx, s.SQL(lineUp), l.IDs, l.Gates, l.Keys, l.RunAts, l.DelaysUS, l.Blocks))
+}
+
+// One transaction at a time lets jobs in: what it sees is what the one before it
+// has left. It is sent as a whole, so no process can stop in the middle of it.
+var lockGates = Define(`SELECT pg_advisory_xact_lock(hashtextextended($1::text, 0))`)
+
+// admit looks at the gates that have been asked for and lets in who is first
+// where nobody is inside. A first that is held closes its gate; one whose row
+// somebody has locked is looked at again.
+//
+// The job's row is locked before all else, as whoever ends a job does it.
+var admit = Define(`
+WITH looks AS (
+    DELETE FROM {schema}.job_gate_look
+    WHERE ctid = ANY (ARRAY(
+        SELECT l.ctid
+        FROM {schema}.job_gate_look AS l
+        WHERE l.id >= $2::bigint
+        ORDER BY l.id
+        LIMIT $1::integer
+    ))
+    RETURNING id, gate, after
+), gates AS MATERIALIZED (
+    SELECT l.gate, CASE WHEN count(l.after) = count(*) THEN max(l.after) ELSE 0 END AS after,
+           1 - (SELECT count(*) FROM {schema}.job_gate_hold AS o WHERE o.gate = l.gate) AS room
+    FROM looks AS l
+    GROUP BY l.gate
+), head AS MATERIALIZED (
+    SELECT g.gate, first.ctid, first.job_id, first.place, first.blocks, seen.reason
+    FROM gates AS g
+    CROSS JOIN LATERAL (
+        SELECT n.ctid, n.job_id, n.place, n.blocks
+        FROM {schema}.job_gated AS n
+        WHERE n.gate = g.gate AND n.place > g.after
+        ORDER BY n.place
+        LIMIT g.room
+    ) AS first
+    LEFT JOIN LATERAL (
+        SELECT w.reason FROM {schema}.job_waiting AS w WHERE w.id = first.job_id LIMIT 1
+    ) AS seen ON true
+), picked AS MATERIALIZED (
+    SELECT h.gate, h.ctid, h.job_id, h.place, h.blocks, h.reason, mine.ctid AS waiting
+    FROM head AS h
+    LEFT JOIN LATERAL (
+        SELECT w.ctid
+        FROM {schema}.job_waiting AS w
+        WHERE w.id = h.job_id AND w.reason = 'gated'
+        LIMIT 1
+        FOR UPDATE SKIP LOCKED
+    ) AS mine ON true
+), passed AS (
+    DELETE FROM {schema}.job_gated
+    WHERE ctid = ANY (ARRAY(SELECT p.ctid FROM picked AS p WHERE p.waiting IS NOT NULL OR p.reason IS NULL))
+), inside AS (
+    INSERT INTO {schema}.job_gate_hold (gate, slot, job_id, place, blocks)
+    SELECT p.gate, 0, p.job_id, p.place, p.blocks
+    FROM picked AS p
+    WHERE p.waiting IS NOT NULL
+), again AS (
+    INSERT INTO {schema}.job_gate_look (gate)
+    SELECT p.gate
+    FROM picked AS p
+    WHERE p.waiting IS NULL AND p.reason IS DISTINCT FROM 'held'
+    RETURNING id
+), gone AS (
+    DELETE FROM {schema}.job_waiting AS w
+    WHERE w.ctid = ANY (ARRAY(SELECT p.waiting FROM picked AS p WHERE p.waiting IS NOT NULL))
+    RETURNING {w.job}, (SELECT n.run_at FROM {schema}.job_gated AS n WHERE n.job_id = w.id LIMIT 1) AS run_at
+), later AS (
+    INSERT INTO {schema}.job_waiting ({job}, run_at, reason)
+    SELECT {g.job}, g.run_at, 'scheduled'
+    FROM gone AS g
+    WHERE g.run_at > statement_timestamp()
+    RETURNING run_at
+), queued AS (
+    INSERT INTO {schema}.job_queue ({job}, lane)
+    SELECT {g.job}, CASE WHEN g.crash_count > 0 THEN -2 ELSE g.priority END
+    FROM gone AS g
+    WHERE (g.run_at > statement_timestamp()) IS NOT TRUE
+    RETURNING queue, lane
+), lanes AS (
+    SELECT q.queue, q.lane, count(*) AS jobs FROM queued AS q GROUP BY q.queue, q.lane
+)
+SELECT (SELECT count(*) FROM looks), coalesce((SELECT max(l.id) FROM looks AS l), 0), (SELECT count(*) FROM again),
+       coalesce((SELECT sum(l.jobs) FROM lanes AS l), 0)::bigint,
+       ARRAY(SELECT l.queue FROM lanes AS l ORDER BY l.queue, l.lane), ARRAY(SELECT l.lane FROM lanes AS l ORDER BY l.queue, l.lane),
+       (SELECT (extract(epoch FROM min(l.run_at) - statement_timestamp()) * 1000)::bigint FROM later AS l)`)
+
+// Admission is what Admit has done.
+type Admission struct {
+	Looks  int   // how many it took
+	Last   int64 // the number of the last of them
+	Locked int   // gates whose first was locked
+	Queued int
+	Into   []Lane
+	Due    *time.Duration // until the first of those that were let in early is due
+}
+
+// Admit takes up to most looks with numbers from from on, and lets in whom it
+// can.
+func (db *DB) Admit(ctx context.Context, limit time.Duration, from int64, most int) (Admission, error) {
+	var a Admission
+	err := db.Tx(ctx, limit,
+		Step{Statement: lockGates, Args: []any{db.name + ".admit"}},
+		Step{Statement: admit, Args: []any{most, from}, Scan: func(row pgx.Rows) error {
+			var queues []string
+			var lanes []int16
+			var ms *int64
+			if err := row.Scan(&a.Looks, &a.Last, &a.Locked, &a.Queued, &queues, &lanes, &ms); err != nil {
+				return err
+			}
+			for i := range queues {
+				a.Into = append(a.Into, Lane{queues[i], lanes[i]})
+			}
+			if ms != nil {
+				due := time.Duration(*ms) * time.Millisecond
+				a.Due = &due
+			}
+			return nil
+		}})
+	return a, err
+}
+
+// What becomes of the gates that a running job is inside of.
+const (
+	GateKeep = "keep" // it runs again
+	GateEnd  = "end"  // free
+	GateDead = "dead" // free, unless the job blocks them
+	GateTail = "tail" // free; the job lines up anew
+)
+
+// freeGates goes before the settlement of running jobs that are inside of gates,
+// after LockClaims. It is a statement of its own so that jobs without gates do
+// not pay for it.
+var freeGates = Define(`
+WITH mine AS MATERIALIZED (
+    SELECT r.id, r.claim_id, r.claim_nonce, r.props,
+           ` + Of(3, "text") + ` AS fate,
+           coalesce('epoch'::timestamptz + ` + Of(4, "bigint") + ` * interval '1 microsecond',
+                    clock_timestamp() + ` + Of(5, "bigint") + ` * interval '1 microsecond') AS run_at
+    FROM {schema}.job_running_{slot} AS r
+    WHERE ` + fenced + `
+), ended AS MATERIALIZED (
+    SELECT m.id, m.props, m.run_at, CASE WHEN c.claim_id IS NOT NULL THEN 'end' ELSE m.fate END AS fate
+    FROM mine AS m
+    ` + CancelRequested("true") + `
+), ` + ReleaseGates("ended", "h.fate <> 'keep'", "h.fate = 'dead'") + `, line AS (
+    INSERT INTO {schema}.job_gated (job_id, gate, run_at, blocks)
+    SELECT e.id, g.gate, e.run_at, coalesce((
+        SELECT o.blocks FROM {schema}.job_gate_hold AS o WHERE o.gate = g.gate AND o.job_id = e.id LIMIT 1), false)
+    FROM ended AS e
+    CROSS JOIN LATERAL jsonb_array_elements_text(e.props -> 'gates') AS g(gate)
+    WHERE e.fate = 'tail' AND g.gate LIKE 'o%'
+    RETURNING job_id, gate
+)
+INSERT INTO {schema}.job_gate_look (gate, arrived)
+SELECT l.gate, l.job_id FROM line AS l`)
+
+// FreeGates reads ClaimIDs, Nonces, Fates, RunAtUS and AfterUS.
+func FreeGates(s *Settle) Step {
+	return Step{Statement: freeGates, Slot: s.Slot, Args: []any{s.ClaimIDs, s.Nonces, s.Fates, s.RunAtUS, s.AfterUS}}
+}
+
+// ReleaseGates are the CTEs that free the gates of jobs that end, and their
+// places in front of gates: of those of the CTE from for which cond, over the
+// alias h, is true. A job for which dead is true too stays inside where it blocks.
+func ReleaseGates(from, cond, dead string) string {
+	return `gate_held AS MATERIALIZED (
+    SELECT held.ctid, held.gate, held.place, held.blocks AND (` + dead + `) AS stays
+    FROM ` + from + ` AS h
+    CROSS JOIN LATERAL jsonb_array_elements_text(h.props -> 'gates') AS g(gate)
+    CROSS JOIN LATERAL (
+        SELECT o.ctid, o.gate, o.place, o.blocks
+        FROM {schema}.job_gate_hold AS o
+        WHERE o.gate = g.gate AND o.job_id = h.id
+        LIMIT 1
+    ) AS held
+    WHERE ` + cond + `
+), gate_freed AS (
+    DELETE FROM {schema}.job_gate_hold
+    WHERE ctid = ANY (ARRAY(SELECT h.ctid FROM gate_held AS h WHERE NOT h.stays))
+), gate_blocked AS (
+    UPDATE {schema}.job_gate_hold
+    SET blocked_at = coalesce(blocked_at, clock_timestamp())
+    WHERE ctid = ANY (ARRAY(SELECT h.ctid FROM gate_held AS h WHERE h.stays))
+), gate_left AS (
+    DELETE FROM {schema}.job_gated
+    WHERE job_id = ANY (ARRAY(
+        SELECT h.id
+        FROM ` + from + ` AS h
+        WHERE h.props -> 'gates' IS NOT NULL AND ` + cond + `
+    ))
+    RETURNING gate
+), gate_looked AS (
+    INSERT INTO {schema}.job_gate_look (gate, after)
+    SELECT h.gate, CASE WHEN h.gate LIKE 'o%' THEN h.place END FROM gate_held AS h WHERE NOT h.stays
+    UNION ALL
+    SELECT l.gate, NULL FROM gate_left AS l
+)`
+}
+
+var blockedGates = Define(`
+SELECT o.gate, o.job_id, o.blocked_at
+FROM {schema}.job_gate_hold AS o
+WHERE o.blocked_at IS NOT NULL AND starts_with(o.gate, $1::text)
+ORDER BY o.gate`)
+
+// Blocked is an order gate that a dead job keeps closed.
+type Blocked struct {
+	Gate  string
+	JobID [16]byte
+	Since time.Time
+}
+
+// BlockedGates returns those whose names begin with prefix.
+func (db *DB) BlockedGates(ctx context.Context, limit time.Duration, prefix string) ([]Blocked, error) {
+	var list []Blocked
+	err := db.Tx(ctx, limit, Step{Statement: blockedGates, Args: []any{prefix}, Scan: func(row pgx.Rows) error {
+		var b Blocked
+		if err := row.Scan(&b.Gate, &b.JobID, &b.Since); err != nil {
+			return err
+		}
+		list = append(list, b)
+		return nil
+	}})
+	return list, err
+}
+
+var unblockGate = Define(`
+WITH freed AS (
+    DELETE FROM {schema}.job_gate_hold
+    WHERE gate = $1::text AND blocked_at IS NOT NULL
+    RETURNING gate, place
+), look AS (
+    INSERT INTO {schema}.job_gate_look (gate, after)
+    SELECT f.gate, f.place FROM freed AS f
+)
+SELECT f.gate FROM freed AS f`)
+
+// UnblockGate frees a gate that a dead job keeps closed, and reports whether one
+// did.
+func (db *DB) UnblockGate(ctx context.Context, limit time.Duration, gate string) (found bool, err error) {
+	err = db.Tx(ctx, limit, Step{Statement: unblockGate, Args: []any{gate}, Scan: func(pgx.Rows) error { found = true; return nil }})
+	return found, err
+}
