@@ -80,6 +80,11 @@ type NewJob struct {
 	// is abandoned. See [QueueOptions.BlockDead] for one that ends dead. Up to 512
 	// bytes.
 	OrderKey string
+	// Hold makes the insert the first of two phases: the job, whose place in an
+	// order and unique key are taken, does not run until [SimpleQueue.CommitHeld].
+	// If that does not come within Hold, at most 7 days, the job is deleted as if
+	// it had never been inserted.
+	Hold time.Duration
 	// Metadata travels with the job into the archive or the DLQ.
 	Metadata map[string]string
 	// TraceContext travels with the job, for tracing middleware.

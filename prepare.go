@@ -32,6 +32,7 @@ type batch struct {
 	bounded bool // some queue has a limit
 	waits   bool // some job runs later
 	gated   bool // some job waits at a gate
+	held    bool // some job waits for CommitHeld
 	soonest time.Duration
 }
 
@@ -93,7 +94,7 @@ func (q *SimpleQueue) prepare(ctx context.Context, jobs []NewJob) (*batch, error
 			b.waits, b.soonest = true, min(b.soonest, soon)
 		}
 		b.plain = b.plain && !later && !r.chosen && !j.hasKey() && !r.bounded && r.waitsFor == ""
-		b.bounded, b.gated = b.bounded || r.bounded, b.gated || len(r.gates) > 0
+		b.bounded, b.gated, b.held = b.bounded || r.bounded, b.gated || len(r.gates) > 0, b.held || j.Hold > 0
 	}
 	if err := q.groups.await(ctx, chosen); err != nil {
 		return nil, err
@@ -126,6 +127,8 @@ func (q *SimpleQueue) ready(r *ready, j *NewJob, parent *Job, index int) error {
 		return invalid("Delay", j.Delay.String(), "must be 0 to 100 years")
 	case j.Delay > 0 && !j.RunAt.IsZero():
 		return invalid("Delay", j.Delay.String(), "and RunAt are both set: set one of them")
+	case j.Hold < 0 || j.Hold > maxHold:
+		return invalid("Hold", j.Hold.String(), "must be 0 to 7 days")
 	case !j.RunAt.IsZero() && (j.RunAt.Year() < 1 || j.RunAt.Year() > 9999):
 		return invalid("RunAt", j.RunAt.String(), "must be in the years 1 to 9999")
 	case j.Timeout < NoTimeout:
@@ -155,6 +158,9 @@ func (q *SimpleQueue) ready(r *ready, j *NewJob, parent *Job, index int) error {
 	def(&r.maxAttempts, q.opts.MaxAttempts)
 	if r.gates = q.gatesOf(j); len(r.gates) > 0 {
 		r.waitsFor = reasonGated
+	}
+	if j.Hold > 0 {
+		r.waitsFor = reasonHeld
 	}
 	if err := r.encodePayload(q.opts.MaxPayloadBytes, index); err != nil {
 		return err

@@ -1342,7 +1342,7 @@ BEGIN
 END
 $prepare$;
 INSERT INTO "simplequeue".schema_migration (version, name, checksum)
-VALUES (5, 'gates', '806776d44d3576604948760366c2c76a7e6b084fb2f9f80e2fa29be6961efc2a');
+VALUES (5, 'gates', 'e3c9ffc0aef0a265a366200c837e09443bca1d24ebd5bfa69732d035e6e8c977');
 
 -- Gates: whatever holds jobs back together. A job that has to pass a gate waits
 -- in job_waiting (reason gated) and has a row in job_gated; the admitter lets it
@@ -1418,7 +1418,7 @@ CREATE TABLE "simplequeue".job_held (
     run_at     timestamptz,         -- null: at once
     gated      boolean     NOT NULL
 );
-CREATE INDEX job_held_expires_at ON "simplequeue".job_held (expires_at, job_id);
+CREATE INDEX job_held_expires_at ON "simplequeue".job_held (expires_at);
 
 -- Gives places to the jobs that this transaction has brought to gates: at its
 -- end, so that of two transactions at one gate the first to commit has the lower
@@ -1462,5 +1462,61 @@ $$;
 CREATE CONSTRAINT TRIGGER job_gate_look_arrived AFTER INSERT ON "simplequeue".job_gate_look
     DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (NEW.arrived IS NOT NULL)
     EXECUTE FUNCTION "simplequeue".give_places();
+
+-- Lets held jobs go: to the queue, to their time or to their gate. The job's row
+-- in job_waiting decides between a commit and the end of the hold: whoever has
+-- locked it first finds it held, and nobody after. A function, because it runs in
+-- callers' sessions: its plan is a probe for each id whatever their statistics
+-- say. (reason || '' keeps an index out that would hold every waiting job.)
+CREATE FUNCTION "simplequeue".commit_held(ids uuid[])
+RETURNS TABLE (committed uuid, queue_name text, lane_number smallint, is_gated boolean) LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_bitmapscan = off
+SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
+BEGIN
+    RETURN QUERY
+    WITH mine AS MATERIALIZED (
+        SELECT w.id
+        FROM "simplequeue".job_waiting AS w
+        WHERE w.id = ANY (ids) AND w.reason || '' = 'held'
+        ORDER BY w.id
+        FOR UPDATE
+    ), gone AS (
+        DELETE FROM "simplequeue".job_waiting AS w
+        WHERE w.id = ANY (ARRAY(SELECT m.id FROM mine AS m))
+        RETURNING w.id, w.created_at, w.attempt, w.max_attempts, w.reprocess_count, w.crash_count, w.payload_bytes, w.priority, w.queue,
+                  w.kind, w.unique_scope, w.unique_key, w.fingerprint, w.payload, w.raw, w.errors, w.props,
+                  (SELECT h.run_at FROM "simplequeue".job_held AS h WHERE h.job_id = w.id LIMIT 1) AS run_at,
+                  (SELECT h.gated FROM "simplequeue".job_held AS h WHERE h.job_id = w.id LIMIT 1) AS gated
+    ), forgotten AS (
+        DELETE FROM "simplequeue".job_held AS h
+        WHERE h.job_id = ANY (ARRAY(SELECT m.id FROM mine AS m))
+    ), queued AS (
+        INSERT INTO "simplequeue".job_queue
+            (id, created_at, attempt, max_attempts, reprocess_count, crash_count, payload_bytes, priority, queue,
+             kind, unique_scope, unique_key, fingerprint, payload, raw, errors, props, lane)
+        SELECT g.id, g.created_at, g.attempt, g.max_attempts, g.reprocess_count, g.crash_count, g.payload_bytes, g.priority, g.queue,
+               g.kind, g.unique_scope, g.unique_key, g.fingerprint, g.payload, g.raw, g.errors, g.props, g.priority
+        FROM gone AS g
+        WHERE NOT g.gated AND (g.run_at > statement_timestamp()) IS NOT TRUE
+        ORDER BY g.id
+    ), waiting AS (
+        INSERT INTO "simplequeue".job_waiting
+            (id, created_at, attempt, max_attempts, reprocess_count, crash_count, payload_bytes, priority, queue,
+             kind, unique_scope, unique_key, fingerprint, payload, raw, errors, props, run_at, reason)
+        SELECT g.id, g.created_at, g.attempt, g.max_attempts, g.reprocess_count, g.crash_count, g.payload_bytes, g.priority, g.queue,
+               g.kind, g.unique_scope, g.unique_key, g.fingerprint, g.payload, g.raw, g.errors, g.props,
+               CASE WHEN g.gated THEN 'infinity' ELSE g.run_at END, CASE WHEN g.gated THEN 'gated' ELSE 'scheduled' END
+        FROM gone AS g
+        WHERE g.gated OR g.run_at > statement_timestamp()
+    ), looked AS (
+        INSERT INTO "simplequeue".job_gate_look (gate)
+        SELECT DISTINCT n.gate
+        FROM "simplequeue".job_gated AS n
+        WHERE n.job_id = ANY (ARRAY(SELECT g.id FROM gone AS g WHERE g.gated))
+    )
+    SELECT g.id, g.queue, g.priority, g.gated
+    FROM gone AS g;
+END
+$$;
 
 COMMIT;

@@ -84,7 +84,7 @@ WITH looks AS (
     LEFT JOIN LATERAL (
         SELECT w.ctid
         FROM {schema}.job_waiting AS w
-        WHERE w.id = h.job_id AND w.reason = 'gated'
+        WHERE w.id = h.job_id AND h.reason = 'gated'
         LIMIT 1
         FOR UPDATE SKIP LOCKED
     ) AS mine ON true

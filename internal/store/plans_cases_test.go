@@ -393,6 +393,27 @@ func (d *plansData) hot() []*hotStatement {
 			rows: 800, buffers: 2000, sorts: 100,
 		},
 		{
+			name: "hold",
+			find: "INSERT INTO simplequeue.job_held", caller: true,
+			args: []any{
+				ids(newIDs, 1, plansBatch), repeat(plansBatch, &hour), repeat[*time.Time](plansBatch, nil),
+				repeat[*int64](plansBatch, nil), repeat(plansBatch, false),
+			},
+			rows: 300, buffers: 700,
+		},
+		{
+			name: "commitHeld",
+			find: "commit_held(", caller: true,
+			args: []any{ids(heldIDs, d.n/2, plansBatch)},
+			rows: 150, buffers: 6000,
+		},
+		{
+			name: "expireHeld",
+			find: "WITH late AS MATERIALIZED",
+			args: []any{int32(1000)},
+			rows: 33000, buffers: 50000, sorts: 10, walksDead: true,
+		},
+		{
 			name: "admit",
 			find: "WITH looks AS",
 			args: []any{int32(500), int64(0)},

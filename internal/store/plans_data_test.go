@@ -25,6 +25,7 @@ const (
 	plansUnchecked = 2000        // of job_fingerprint
 	plansLine      = 100         // jobs at one gate; every second gate has one inside
 	plansLooks     = 2000        // of job_gate_look
+	plansLate      = 2000        // of the held, whose hold is over
 	plansMark      = 600_000_000 // microseconds: what has been due for longer has gone
 	plansSeqs      = 1 << 20     // of the four tables of job_queue
 )
@@ -39,6 +40,7 @@ const (
 	uncheckedIDs
 	newIDs
 	gatedIDs
+	heldIDs
 )
 
 func plansID(table, i int) string { return fmt.Sprintf("%032x", int64(table)<<40|int64(i)) }
@@ -216,6 +218,13 @@ func (d *plansData) fillGates(t *testing.T) {
 		INSERT INTO simplequeue.job_gate_look (gate)
 		SELECT 'o' || E'\tq0\tk' || i %% (%[3]d / %[2]d) FROM generate_series(1, %[4]d) AS i`,
 		gatedIDs, plansLine, d.n, plansLooks))
+	d.exec(t, fmt.Sprintf(`
+		INSERT INTO simplequeue.job_waiting (id, run_at, reason, queue, payload)
+		SELECT plans_id(%[1]d, i), 'infinity', 'held', 'q0', '{"n": 1}' FROM generate_series(1, %[2]d) AS i;
+		INSERT INTO simplequeue.job_held (job_id, expires_at, gated)
+		SELECT plans_id(%[1]d, i), clock_timestamp() + (CASE WHEN i <= %[3]d THEN -i ELSE i END) * interval '1 second' + interval '-2 hours' * (i <= %[3]d)::integer, false
+		FROM generate_series(1, %[2]d) AS i`,
+		heldIDs, d.n, plansLate))
 }
 
 // kill makes half of the rows of the backlog dead ones that nobody may remove,

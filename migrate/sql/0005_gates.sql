@@ -72,7 +72,7 @@ CREATE TABLE {schema}.job_held (
     run_at     timestamptz,         -- null: at once
     gated      boolean     NOT NULL
 );
-CREATE INDEX job_held_expires_at ON {schema}.job_held (expires_at, job_id);
+CREATE INDEX job_held_expires_at ON {schema}.job_held (expires_at);
 
 -- Gives places to the jobs that this transaction has brought to gates: at its
 -- end, so that of two transactions at one gate the first to commit has the lower
@@ -116,3 +116,59 @@ $$;
 CREATE CONSTRAINT TRIGGER job_gate_look_arrived AFTER INSERT ON {schema}.job_gate_look
     DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (NEW.arrived IS NOT NULL)
     EXECUTE FUNCTION {schema}.give_places();
+
+-- Lets held jobs go: to the queue, to their time or to their gate. The job's row
+-- in job_waiting decides between a commit and the end of the hold: whoever has
+-- locked it first finds it held, and nobody after. A function, because it runs in
+-- callers' sessions: its plan is a probe for each id whatever their statistics
+-- say. (reason || '' keeps an index out that would hold every waiting job.)
+CREATE FUNCTION {schema}.commit_held(ids uuid[])
+RETURNS TABLE (committed uuid, queue_name text, lane_number smallint, is_gated boolean) LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_bitmapscan = off
+SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
+BEGIN
+    RETURN QUERY
+    WITH mine AS MATERIALIZED (
+        SELECT w.id
+        FROM {schema}.job_waiting AS w
+        WHERE w.id = ANY (ids) AND w.reason || '' = 'held'
+        ORDER BY w.id
+        FOR UPDATE
+    ), gone AS (
+        DELETE FROM {schema}.job_waiting AS w
+        WHERE w.id = ANY (ARRAY(SELECT m.id FROM mine AS m))
+        RETURNING w.id, w.created_at, w.attempt, w.max_attempts, w.reprocess_count, w.crash_count, w.payload_bytes, w.priority, w.queue,
+                  w.kind, w.unique_scope, w.unique_key, w.fingerprint, w.payload, w.raw, w.errors, w.props,
+                  (SELECT h.run_at FROM {schema}.job_held AS h WHERE h.job_id = w.id LIMIT 1) AS run_at,
+                  (SELECT h.gated FROM {schema}.job_held AS h WHERE h.job_id = w.id LIMIT 1) AS gated
+    ), forgotten AS (
+        DELETE FROM {schema}.job_held AS h
+        WHERE h.job_id = ANY (ARRAY(SELECT m.id FROM mine AS m))
+    ), queued AS (
+        INSERT INTO {schema}.job_queue
+            (id, created_at, attempt, max_attempts, reprocess_count, crash_count, payload_bytes, priority, queue,
+             kind, unique_scope, unique_key, fingerprint, payload, raw, errors, props, lane)
+        SELECT g.id, g.created_at, g.attempt, g.max_attempts, g.reprocess_count, g.crash_count, g.payload_bytes, g.priority, g.queue,
+               g.kind, g.unique_scope, g.unique_key, g.fingerprint, g.payload, g.raw, g.errors, g.props, g.priority
+        FROM gone AS g
+        WHERE NOT g.gated AND (g.run_at > statement_timestamp()) IS NOT TRUE
+        ORDER BY g.id
+    ), waiting AS (
+        INSERT INTO {schema}.job_waiting
+            (id, created_at, attempt, max_attempts, reprocess_count, crash_count, payload_bytes, priority, queue,
+             kind, unique_scope, unique_key, fingerprint, payload, raw, errors, props, run_at, reason)
+        SELECT g.id, g.created_at, g.attempt, g.max_attempts, g.reprocess_count, g.crash_count, g.payload_bytes, g.priority, g.queue,
+               g.kind, g.unique_scope, g.unique_key, g.fingerprint, g.payload, g.raw, g.errors, g.props,
+               CASE WHEN g.gated THEN 'infinity' ELSE g.run_at END, CASE WHEN g.gated THEN 'gated' ELSE 'scheduled' END
+        FROM gone AS g
+        WHERE g.gated OR g.run_at > statement_timestamp()
+    ), looked AS (
+        INSERT INTO {schema}.job_gate_look (gate)
+        SELECT DISTINCT n.gate
+        FROM {schema}.job_gated AS n
+        WHERE n.job_id = ANY (ARRAY(SELECT g.id FROM gone AS g WHERE g.gated))
+    )
+    SELECT g.id, g.queue, g.priority, g.gated
+    FROM gone AS g;
+END
+$$;
