@@ -13,7 +13,7 @@ import (
 // nothing while there are none. Of several processes one at a time is at it.
 type admitter struct {
 	db interface {
-		Admit(ctx context.Context, limit time.Duration, from int64, most int) (store.Admission, error)
+		Admit(ctx context.Context, limit time.Duration, from int64, most, window int) (store.Admission, error)
 	}
 	mark  watermark // of looks
 	every time.Duration
@@ -32,7 +32,7 @@ type admitter struct {
 
 const (
 	admitBatch = 500
-	admitAgain = 20 * time.Millisecond // when somebody has locked the first of a gate
+	admitMore  = 5 * time.Millisecond  // until a gate is looked at again, at first
 	aLook      = 50 * time.Microsecond // what a turn takes for each beside looking for it
 )
 
@@ -45,7 +45,7 @@ func (a *admitter) hint() {
 }
 
 func (a *admitter) run(ctx context.Context) {
-	retry := newRetry()
+	retry, again := newRetry(), admitMore
 	for ctx.Err() == nil {
 		done, err := a.turn(ctx)
 		if ctx.Err() != nil {
@@ -69,8 +69,12 @@ func (a *admitter) run(ctx context.Context) {
 		if in := a.fullIn(time.Now()); in > 0 && a.skipped {
 			rest = min(rest, in)
 		}
-		if done.Locked > 0 {
-			rest = admitAgain
+		switch {
+		case done.Again > 0 && done.Queued > 0:
+			again, rest = admitMore, admitMore
+		case done.Again > 0: // nothing moves
+			again = min(2*max(again, admitMore), a.every)
+			rest = again
 		}
 		a.rest(ctx, rest)
 	}
@@ -84,7 +88,7 @@ func (a *admitter) turn(ctx context.Context) (store.Admission, error) {
 	if full {
 		from = 0
 	}
-	done, err := a.db.Admit(ctx, gateLimit, from, admitBatch)
+	done, err := a.db.Admit(ctx, gateLimit, from, admitBatch, fairWindow)
 	if err != nil {
 		return done, err
 	}

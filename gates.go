@@ -20,15 +20,27 @@ const gateLimit = 10 * time.Second
 // in, first out: with an empty key. Neither part but the last holds a tab.
 func orderGate(queue, key string) string { return "o\t" + queue + "\t" + key }
 
+// fairGate is the name of the gate of a queue's fair shares.
+func fairGate(queue string) string { return "f\t" + queue }
+
+// fairWindow is how many jobs of a queue's fair shares are runnable and not
+// claimed yet, at most: what a key that has just come has to wait for, and what
+// workers can take until the gate is looked at again.
+const fairWindow = 200
+
 // gatesOf lists the gates that a new job has to pass, one after the other.
 func (q *SimpleQueue) gatesOf(j *NewJob) []string {
+	var gates []string
 	switch {
 	case q.opts.Queues[j.Queue].FIFO:
-		return []string{orderGate(j.Queue, "")}
+		gates = append(gates, orderGate(j.Queue, ""))
 	case j.OrderKey != "":
-		return []string{orderGate(j.Queue, j.OrderKey)}
+		gates = append(gates, orderGate(j.Queue, j.OrderKey))
 	}
-	return nil
+	if j.FairnessKey != "" {
+		gates = append(gates, fairGate(j.Queue))
+	}
+	return gates
 }
 
 // ordered reports whether the job has a place in an order.
@@ -45,6 +57,8 @@ func behind(gates []string) string {
 			parts = append(parts, fmt.Sprintf("behind others of the queue %q", queue))
 		case kind == "o":
 			parts = append(parts, fmt.Sprintf("behind others of the order key %q", key))
+		case kind == "f":
+			parts = append(parts, fmt.Sprintf("until its turn in the queue %q", queue))
 		default:
 			parts = append(parts, fmt.Sprintf("at the gate %q", g))
 		}
@@ -76,7 +90,14 @@ func (q *SimpleQueue) lineUp(ctx context.Context, tx store.Querier, b *batch) er
 		if len(r.gates) == 0 || b.results[i].Duplicate {
 			continue
 		}
-		l.IDs, l.Gates, l.Keys = append(l.IDs, r.id.String()), append(l.Gates, r.gates[0]), append(l.Keys, nil)
+		gate, fair := r.gates[0], strings.HasPrefix(r.gates[0], "f\t")
+		if fair && r.waitsFor == reasonHeld {
+			continue // its turn comes after its commit
+		}
+		l.IDs, l.Gates, l.Keys = append(l.IDs, r.id.String()), append(l.Gates, gate), append(l.Keys, nil)
+		if fair {
+			l.Keys[len(l.Keys)-1] = &r.job.FairnessKey
+		}
 		l.RunAts, l.DelaysUS = append(l.RunAts, nonZero(r.job.RunAt)), append(l.DelaysUS, positive(r.job.Delay))
 		l.Blocks = append(l.Blocks, q.opts.Queues[r.job.Queue].BlockDead)
 		if len(l.IDs) == insertChunk {
@@ -116,6 +137,28 @@ func (b *batch) wake() string {
 	}
 	return note
 }
+
+// SetFairWeight sets how much more than other keys of a queue a FairnessKey gets:
+// weight times the share of a key with weight 1, which all keys have at first. It
+// is kept in the database, may be up to 1000, and counts for jobs inserted from
+// now on.
+func (q *SimpleQueue) SetFairWeight(ctx context.Context, queue, key string, weight int) error {
+	if problem := queueNameProblem(queue); problem != "" {
+		return &InvalidOptionError{"queue", queue, problem}
+	}
+	if problem := textProblem(key, maxKey); problem != "" || key == "" {
+		return &InvalidOptionError{"FairnessKey", shorten(key), "must be 1 to 512 bytes of UTF-8 without NUL"}
+	}
+	if weight < 1 || weight > maxWeight {
+		return &InvalidOptionError{"weight", weight, fmt.Sprintf("must be 1 to %d", maxWeight)}
+	}
+	if err := q.db.SetWeight(ctx, gateLimit, fairGate(queue), key, weight); err != nil {
+		return fmt.Errorf("simplequeue: set weight: %w", err)
+	}
+	return nil
+}
+
+const maxWeight = 1000
 
 // BlockedKey is an order key that a dead job keeps closed.
 type BlockedKey struct {

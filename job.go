@@ -80,6 +80,11 @@ type NewJob struct {
 	// is abandoned. See [QueueOptions.BlockDead] for one that ends dead. Up to 512
 	// bytes.
 	OrderKey string
+	// FairnessKey gives jobs of the queue that share it, say those of one tenant,
+	// their share: keys with waiting jobs take turns, however many jobs each has,
+	// by weight; see [SimpleQueue.SetFairWeight]. Jobs without one do not take
+	// part, and go ahead. Up to 512 bytes.
+	FairnessKey string
 	// Hold makes the insert the first of two phases: the job, whose place in an
 	// order and unique key are taken, does not run until [SimpleQueue.CommitHeld].
 	// If that does not come within Hold, at most 7 days, the job is deleted as if
@@ -139,6 +144,7 @@ type Job struct {
 	UniqueKey      string
 	Fingerprint    string
 	OrderKey       string
+	FairnessKey    string
 	Metadata       map[string]string
 	TraceContext   map[string]string
 	Timeout        time.Duration // as given at insert, 0 if it was not
@@ -192,6 +198,7 @@ type props struct {
 	Codec        string            `json:"payload_codec,omitempty"`
 	Bounded      bool              `json:"bounded,omitempty"` // it may have a slot
 	OrderKey     string            `json:"order_key,omitempty"`
+	FairnessKey  string            `json:"fairness_key,omitempty"`
 	Gates        []string          `json:"gates,omitempty"`
 }
 

@@ -113,7 +113,7 @@ func (q *SimpleQueue) ready(r *ready, j *NewJob, parent *Job, index int) error {
 	for _, t := range []struct {
 		field, value string
 		limit        int
-	}{{"Kind", j.Kind, maxKindName}, {"UniqueKey", j.UniqueKey, maxKey}, {"Fingerprint", j.Fingerprint, maxKey}, {"OrderKey", j.OrderKey, maxKey}} {
+	}{{"Kind", j.Kind, maxKindName}, {"UniqueKey", j.UniqueKey, maxKey}, {"Fingerprint", j.Fingerprint, maxKey}, {"OrderKey", j.OrderKey, maxKey}, {"FairnessKey", j.FairnessKey, maxKey}} {
 		if problem := textProblem(t.value, t.limit); problem != "" {
 			return invalid(t.field, t.value, problem)
 		}
@@ -200,7 +200,7 @@ func (r *ready) encodeProps(parent *Job, index int) error {
 	p := props{
 		Metadata: j.Metadata, TraceContext: j.TraceContext,
 		KeepArchive: keepSeconds(j.Retention.Archive), KeepDLQ: keepSeconds(j.Retention.DeadLetter),
-		Bounded: r.bounded, OrderKey: j.OrderKey, Gates: r.gates,
+		Bounded: r.bounded, OrderKey: j.OrderKey, FairnessKey: j.FairnessKey, Gates: r.gates,
 	}
 	if j.Timeout > 0 {
 		p.TimeoutMS = max(1, j.Timeout.Milliseconds())

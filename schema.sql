@@ -1342,7 +1342,7 @@ BEGIN
 END
 $prepare$;
 INSERT INTO "simplequeue".schema_migration (version, name, checksum)
-VALUES (5, 'gates', 'e3c9ffc0aef0a265a366200c837e09443bca1d24ebd5bfa69732d035e6e8c977');
+VALUES (5, 'gates', '67894513034fa4658d09ff6cb3f33692573eeea4e2e2e77e5c8f7edb8a73c3cc');
 
 -- Gates: whatever holds jobs back together. A job that has to pass a gate waits
 -- in job_waiting (reason gated) and has a row in job_gated; the admitter lets it
@@ -1373,11 +1373,12 @@ ALTER TABLE "simplequeue".job_gated SET (
 
 CREATE SEQUENCE "simplequeue".job_gate_place;
 
--- Who is inside. An order gate has one slot. A job that ended dead and blocks its
+-- Who is inside. An order gate has the slot 0 alone; who is inside of a fair gate
+-- is runnable and not claimed yet, as far as the admitter knows. A job that ended dead and blocks its
 -- key stays inside until an operator releases the key.
 CREATE TABLE "simplequeue".job_gate_hold (
     gate       text        NOT NULL,
-    slot       integer     NOT NULL,
+    slot       bigint      NOT NULL,
     job_id     uuid        NOT NULL,
     place      bigint      NOT NULL,
     blocks     boolean     NOT NULL,
@@ -1420,6 +1421,33 @@ CREATE TABLE "simplequeue".job_held (
 );
 CREATE INDEX job_held_expires_at ON "simplequeue".job_held (expires_at);
 
+-- The time of a fair gate for a key: of the key's last job in the line, or of the
+-- last one let in, whoever it was of. Places of a fair gate are such times.
+CREATE FUNCTION "simplequeue".fair_time(gate text, key text)
+RETURNS bigint LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off AS $$
+BEGIN
+    RETURN greatest(
+        coalesce(
+            (SELECT max(o.place) FROM "simplequeue".job_gate_hold AS o WHERE o.gate = fair_time.gate),
+            (SELECT n.place FROM "simplequeue".job_gated AS n WHERE n.gate = fair_time.gate AND n.place IS NOT NULL ORDER BY n.place LIMIT 1),
+            0),
+        (SELECT n.place FROM "simplequeue".job_gated AS n
+         WHERE n.gate = fair_time.gate AND n.key = fair_time.key AND n.place IS NOT NULL
+         ORDER BY n.place DESC LIMIT 1));
+END
+$$;
+
+-- From one job of a key to the next.
+CREATE FUNCTION "simplequeue".fair_step(gate text, key text)
+RETURNS bigint LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off AS $$
+BEGIN
+    RETURN 1000000 / coalesce((SELECT w.weight FROM "simplequeue".job_gate_weight AS w
+                               WHERE w.gate = fair_step.gate AND w.key = fair_step.key), 1);
+END
+$$;
+
 -- Gives places to the jobs that this transaction has brought to gates: at its
 -- end, so that of two transactions at one gate the first to commit has the lower
 -- places. Until the commit is over it keeps others with jobs for the same gates
@@ -1428,10 +1456,15 @@ CREATE INDEX job_held_expires_at ON "simplequeue".job_held (expires_at);
 -- unique: a job's says where in its gate all that came before it ends.
 CREATE FUNCTION "simplequeue".give_places()
 RETURNS trigger LANGUAGE plpgsql
-SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off AS $$
+SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off AS $$
 DECLARE
     places regclass := format('%I.job_gate_place', 'simplequeue')::regclass;
     bucket integer;
+    come   record;
+    gate   text;
+    key    text;
+    next   bigint;
+    step   bigint;
 BEGIN
     IF (SELECT g.place IS NOT NULL FROM "simplequeue".job_gated AS g WHERE g.job_id = NEW.arrived) THEN
         RETURN NULL; -- an earlier row has done it for all
@@ -1444,18 +1477,26 @@ BEGIN
     LOOP
         PERFORM pg_advisory_xact_lock(hashtext('simplequeue.gates'), bucket);
     END LOOP;
-    UPDATE "simplequeue".job_gated AS g
-    SET place = n.place
-    FROM (
-        SELECT o.job_id, nextval(places) AS place
-        FROM (
-            SELECT u.job_id
-            FROM "simplequeue".job_gated AS u
-            WHERE u.tx = pg_current_xact_id() AND u.place IS NULL AND u.key IS NULL
-            ORDER BY u.arrived
-        ) AS o
-    ) AS n
-    WHERE g.job_id = n.job_id;
+    -- Row by row: what a join would cost is up to statistics of any moment.
+    FOR come IN
+        SELECT g.job_id, g.gate, g.key
+        FROM "simplequeue".job_gated AS g
+        WHERE g.tx = pg_current_xact_id() AND g.place IS NULL
+        ORDER BY g.gate COLLATE "C", g.key COLLATE "C", g.arrived
+    LOOP
+        IF come.key IS NULL THEN
+            next := nextval(places);
+        ELSE
+            IF (come.gate, come.key) IS DISTINCT FROM (gate, key) THEN
+                gate := come.gate;
+                key := come.key;
+                next := "simplequeue".fair_time(gate, key);
+                step := "simplequeue".fair_step(gate, key);
+            END IF;
+            next := next + step;
+        END IF;
+        UPDATE "simplequeue".job_gated AS g SET place = next WHERE g.job_id = come.job_id;
+    END LOOP;
     RETURN NULL;
 END
 $$;
@@ -1508,11 +1549,20 @@ BEGIN
                CASE WHEN g.gated THEN 'infinity' ELSE g.run_at END, CASE WHEN g.gated THEN 'gated' ELSE 'scheduled' END
         FROM gone AS g
         WHERE g.gated OR g.run_at > statement_timestamp()
+    ), lined AS (
+        INSERT INTO "simplequeue".job_gated (job_id, gate, key, run_at)
+        SELECT g.id, g.props -> 'gates' ->> 0, g.props ->> 'fairness_key', g.run_at
+        FROM gone AS g
+        WHERE g.gated AND g.props -> 'gates' ->> 0 LIKE 'f%'
+        ORDER BY g.id
+        RETURNING job_id, gate
     ), looked AS (
-        INSERT INTO "simplequeue".job_gate_look (gate)
-        SELECT DISTINCT n.gate
+        INSERT INTO "simplequeue".job_gate_look (gate, arrived)
+        SELECT n.gate, NULL
         FROM "simplequeue".job_gated AS n
         WHERE n.job_id = ANY (ARRAY(SELECT g.id FROM gone AS g WHERE g.gated))
+        UNION ALL
+        SELECT l.gate, l.job_id FROM lined AS l
     )
     SELECT g.id, g.queue, g.priority, g.gated
     FROM gone AS g;

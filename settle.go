@@ -30,7 +30,7 @@ type settlement struct {
 	archive, dead, aside, waiting, back store.Settle
 	results, resultsAside               store.Settle // completed, with a result
 	beaten                              store.Settle // have a lease to forget
-	gated                               store.Settle // have passed a gate
+	gated                               store.Settle // are inside of an order gate
 }
 
 func newSettlement(slot int, batch []outcomeOf, aside bool) *settlement {
@@ -50,7 +50,7 @@ func newSettlement(slot int, batch []outcomeOf, aside bool) *settlement {
 			to.Stacks = append(to.Stacks, text(v.stack, maxStackText))
 			to.Keep = append(to.Keep, keepSeconds(c.retention().DeadLetter))
 		}
-		if len(c.job.gates) > 0 {
+		if c.job.ordered() {
 			s.gated.ClaimIDs = append(s.gated.ClaimIDs, c.id)
 			s.gated.Nonces = append(s.gated.Nonces, c.nonce)
 			s.gated.Fates = append(s.gated.Fates, v.gateFate())

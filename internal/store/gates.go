@@ -44,11 +44,15 @@ func (s *Schema) LineUp(ctx context.Context, q Querier, l *Lined) error {
 // has left. It is sent as a whole, so no process can stop in the middle of it.
 var lockGates = Define(`SELECT pg_advisory_xact_lock(hashtextextended($1::text, 0))`)
 
-// admit looks at the gates that have been asked for and lets in who is first
-// where nobody is inside. A first that is held closes its gate; one whose row
-// somebody has locked is looked at again.
+// admit looks at the gates that have been asked for and lets in who comes first:
+// to an order gate when nobody is inside, to a fair gate up to a window of jobs
+// that are runnable and not claimed yet. A fair gate that may have more is looked
+// at again soon, for nobody tells when a job is claimed. A first that is held
+// closes its gate; one whose row somebody has locked is looked at again. Whoever
+// has another gate to pass lines up there.
 //
-// The job's row is locked before all else, as whoever ends a job does it.
+// The job's row is locked before all else, as whoever ends a job does it. Its
+// reason does not change while it lives, so the lock need not look at it.
 var admit = Define(`
 WITH looks AS (
     DELETE FROM {schema}.job_gate_look
@@ -60,16 +64,35 @@ WITH looks AS (
         LIMIT $1::integer
     ))
     RETURNING id, gate, after
-), gates AS MATERIALIZED (
-    SELECT l.gate, CASE WHEN count(l.after) = count(*) THEN max(l.after) ELSE 0 END AS after,
-           1 - (SELECT count(*) FROM {schema}.job_gate_hold AS o WHERE o.gate = l.gate) AS room
+), wanted AS MATERIALIZED (
+    SELECT l.gate, l.gate LIKE 'f%' AS fair, CASE WHEN count(l.after) = count(*) THEN max(l.after) ELSE 0 END AS after
     FROM looks AS l
     GROUP BY l.gate
+), claimed AS MATERIALIZED (
+    SELECT o.ctid, o.gate
+    FROM wanted AS a
+    CROSS JOIN LATERAL (
+        SELECT h.ctid, h.gate, (SELECT true FROM {schema}.job_queue AS q WHERE q.id = h.job_id LIMIT 1) AS pending
+        FROM {schema}.job_gate_hold AS h
+        WHERE h.gate = a.gate
+        OFFSET 0
+    ) AS o
+    WHERE a.fair AND o.pending IS NULL
+), left_window AS (
+    DELETE FROM {schema}.job_gate_hold
+    WHERE ctid = ANY (ARRAY(SELECT c.ctid FROM claimed AS c))
+), gates AS MATERIALIZED (
+    SELECT a.gate, a.fair, a.after,
+           greatest(0, CASE WHEN a.fair THEN $3::bigint ELSE 1 END
+               - (SELECT count(*) FROM {schema}.job_gate_hold AS o WHERE o.gate = a.gate)
+               + (SELECT count(*) FROM claimed AS c WHERE c.gate = a.gate)) AS room
+    FROM wanted AS a
 ), head AS MATERIALIZED (
-    SELECT g.gate, first.ctid, first.job_id, first.place, first.blocks, seen.reason
+    SELECT g.gate, g.fair, first.ctid, first.job_id, first.place, first.blocks,
+           CASE WHEN g.fair THEN first.arrived ELSE 0 END AS slot, seen.reason
     FROM gates AS g
     CROSS JOIN LATERAL (
-        SELECT n.ctid, n.job_id, n.place, n.blocks
+        SELECT n.ctid, n.job_id, n.place, n.blocks, n.arrived
         FROM {schema}.job_gated AS n
         WHERE n.gate = g.gate AND n.place > g.after
         ORDER BY n.place
@@ -79,7 +102,7 @@ WITH looks AS (
         SELECT w.reason FROM {schema}.job_waiting AS w WHERE w.id = first.job_id LIMIT 1
     ) AS seen ON true
 ), picked AS MATERIALIZED (
-    SELECT h.gate, h.ctid, h.job_id, h.place, h.blocks, h.reason, mine.ctid AS waiting
+    SELECT h.gate, h.slot, h.ctid, h.job_id, h.place, h.blocks, h.reason, mine.ctid AS waiting
     FROM head AS h
     LEFT JOIN LATERAL (
         SELECT w.ctid
@@ -91,32 +114,56 @@ WITH looks AS (
 ), passed AS (
     DELETE FROM {schema}.job_gated
     WHERE ctid = ANY (ARRAY(SELECT p.ctid FROM picked AS p WHERE p.waiting IS NOT NULL OR p.reason IS NULL))
+    RETURNING job_id
 ), inside AS (
     INSERT INTO {schema}.job_gate_hold (gate, slot, job_id, place, blocks)
-    SELECT p.gate, 0, p.job_id, p.place, p.blocks
+    SELECT p.gate, p.slot, p.job_id, p.place, p.blocks
     FROM picked AS p
     WHERE p.waiting IS NOT NULL
+), gone AS (
+    DELETE FROM {schema}.job_waiting AS w
+    WHERE w.ctid = ANY (ARRAY(SELECT p.waiting FROM picked AS p WHERE p.waiting IS NOT NULL))
+    RETURNING {w.job}, (SELECT n.run_at FROM {schema}.job_gated AS n WHERE n.job_id = w.id LIMIT 1) AS run_at
+), let_in AS MATERIALIZED (
+    SELECT {g.job}, g.run_at, next.gate
+    FROM gone AS g
+    LEFT JOIN LATERAL (
+        SELECT g.props -> 'gates' ->> 1 AS gate
+        FROM {schema}.job_gated AS n
+        WHERE n.job_id = g.id AND n.gate = g.props -> 'gates' ->> 0
+        LIMIT 1
+    ) AS next ON true
+), line AS (
+    INSERT INTO {schema}.job_gated (job_id, gate, key, place, run_at)
+    SELECT l.id, l.gate, l.props ->> 'fairness_key',
+           {schema}.fair_time(l.gate, l.props ->> 'fairness_key') + {schema}.fair_step(l.gate, l.props ->> 'fairness_key'), l.run_at
+    FROM let_in AS l
+    WHERE l.gate IS NOT NULL AND (SELECT count(*) FROM passed) >= 0 -- the old row has to go first
+    RETURNING job_id, gate
 ), again AS (
     INSERT INTO {schema}.job_gate_look (gate)
     SELECT p.gate
     FROM picked AS p
     WHERE p.waiting IS NULL AND p.reason IS DISTINCT FROM 'held'
+    UNION
+    SELECT g.gate
+    FROM gates AS g
+    WHERE g.fair AND g.room <= (SELECT count(*) FROM head AS h WHERE h.gate = g.gate)
+    UNION
+    SELECT l.gate
+    FROM line AS l
     RETURNING id
-), gone AS (
-    DELETE FROM {schema}.job_waiting AS w
-    WHERE w.ctid = ANY (ARRAY(SELECT p.waiting FROM picked AS p WHERE p.waiting IS NOT NULL))
-    RETURNING {w.job}, (SELECT n.run_at FROM {schema}.job_gated AS n WHERE n.job_id = w.id LIMIT 1) AS run_at
 ), later AS (
     INSERT INTO {schema}.job_waiting ({job}, run_at, reason)
-    SELECT {g.job}, g.run_at, 'scheduled'
-    FROM gone AS g
-    WHERE g.run_at > statement_timestamp()
+    SELECT {l.job}, CASE WHEN l.gate IS NULL THEN l.run_at ELSE 'infinity' END, CASE WHEN l.gate IS NULL THEN 'scheduled' ELSE 'gated' END
+    FROM let_in AS l
+    WHERE l.gate IS NOT NULL OR l.run_at > statement_timestamp()
     RETURNING run_at
 ), queued AS (
     INSERT INTO {schema}.job_queue ({job}, lane)
-    SELECT {g.job}, CASE WHEN g.crash_count > 0 THEN -2 ELSE g.priority END
-    FROM gone AS g
-    WHERE (g.run_at > statement_timestamp()) IS NOT TRUE
+    SELECT {l.job}, CASE WHEN l.crash_count > 0 THEN -2 ELSE l.priority END
+    FROM let_in AS l
+    WHERE l.gate IS NULL AND (l.run_at > statement_timestamp()) IS NOT TRUE
     RETURNING queue, lane
 ), lanes AS (
     SELECT q.queue, q.lane, count(*) AS jobs FROM queued AS q GROUP BY q.queue, q.lane
@@ -124,29 +171,29 @@ WITH looks AS (
 SELECT (SELECT count(*) FROM looks), coalesce((SELECT max(l.id) FROM looks AS l), 0), (SELECT count(*) FROM again),
        coalesce((SELECT sum(l.jobs) FROM lanes AS l), 0)::bigint,
        ARRAY(SELECT l.queue FROM lanes AS l ORDER BY l.queue, l.lane), ARRAY(SELECT l.lane FROM lanes AS l ORDER BY l.queue, l.lane),
-       (SELECT (extract(epoch FROM min(l.run_at) - statement_timestamp()) * 1000)::bigint FROM later AS l)`)
+       (SELECT (extract(epoch FROM min(l.run_at) - statement_timestamp()) * 1000)::bigint FROM later AS l WHERE l.run_at < 'infinity')`)
 
 // Admission is what Admit has done.
 type Admission struct {
 	Looks  int   // how many it took
 	Last   int64 // the number of the last of them
-	Locked int   // gates whose first was locked
+	Again  int   // gates to look at again soon
 	Queued int
 	Into   []Lane
 	Due    *time.Duration // until the first of those that were let in early is due
 }
 
 // Admit takes up to most looks with numbers from from on, and lets in whom it
-// can.
-func (db *DB) Admit(ctx context.Context, limit time.Duration, from int64, most int) (Admission, error) {
+// can. At most window jobs are inside of a fair gate.
+func (db *DB) Admit(ctx context.Context, limit time.Duration, from int64, most, window int) (Admission, error) {
 	var a Admission
 	err := db.Tx(ctx, limit,
 		Step{Statement: lockGates, Args: []any{db.name + ".admit"}},
-		Step{Statement: admit, Args: []any{most, from}, Scan: func(row pgx.Rows) error {
+		Step{Statement: admit, Args: []any{most, from, window}, Scan: func(row pgx.Rows) error {
 			var queues []string
 			var lanes []int16
 			var ms *int64
-			if err := row.Scan(&a.Looks, &a.Last, &a.Locked, &a.Queued, &queues, &lanes, &ms); err != nil {
+			if err := row.Scan(&a.Looks, &a.Last, &a.Again, &a.Queued, &queues, &lanes, &ms); err != nil {
 				return err
 			}
 			for i := range queues {
@@ -282,4 +329,14 @@ SELECT f.gate FROM freed AS f`)
 func (db *DB) UnblockGate(ctx context.Context, limit time.Duration, gate string) (found bool, err error) {
 	err = db.Tx(ctx, limit, Step{Statement: unblockGate, Args: []any{gate}, Scan: func(pgx.Rows) error { found = true; return nil }})
 	return found, err
+}
+
+var setWeight = Define(`
+INSERT INTO {schema}.job_gate_weight AS w (gate, key, weight)
+VALUES ($1::text, $2::text, $3::integer)
+ON CONFLICT (gate, key) DO UPDATE SET weight = excluded.weight`)
+
+// SetWeight sets the weight of a key of a fair gate.
+func (db *DB) SetWeight(ctx context.Context, limit time.Duration, gate, key string, weight int) error {
+	return db.Tx(ctx, limit, Step{Statement: setWeight, Args: []any{gate, key, weight}})
 }

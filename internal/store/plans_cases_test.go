@@ -54,6 +54,7 @@ var plainStatements = []string{
 	"SELECT simplequeue.set_queue_limit(",
 	"SELECT pg_advisory_xact_lock(hashtextextended($1::text, 0))",
 	"WHERE gate = $1::text AND blocked_at IS NOT NULL",
+	"INSERT INTO simplequeue.job_gate_weight",
 }
 
 // statement is the one with the text.
@@ -416,8 +417,14 @@ func (d *plansData) hot() []*hotStatement {
 		{
 			name: "admit",
 			find: "WITH looks AS",
-			args: []any{int32(500), int64(0)},
+			args: []any{int32(500), int64(0), int64(200)},
 			rows: 12000, buffers: 40000, sorts: 500,
+		},
+		{
+			name: "admit to a fair gate",
+			find: "WITH looks AS",
+			args: []any{int32(500), int64(1 << 30), int64(200)},
+			rows: 4000, buffers: 9000, sorts: 10,
 		},
 		{
 			name:    "FreeGates",

@@ -41,6 +41,7 @@ const (
 	newIDs
 	gatedIDs
 	heldIDs
+	fairIDs
 )
 
 func plansID(table, i int) string { return fmt.Sprintf("%032x", int64(table)<<40|int64(i)) }
@@ -218,6 +219,18 @@ func (d *plansData) fillGates(t *testing.T) {
 		INSERT INTO simplequeue.job_gate_look (gate)
 		SELECT 'o' || E'\tq0\tk' || i %% (%[3]d / %[2]d) FROM generate_series(1, %[4]d) AS i`,
 		gatedIDs, plansLine, d.n, plansLooks))
+	// A fair gate with 100 keys, whose window is half claimed.
+	d.exec(t, fmt.Sprintf(`
+		INSERT INTO simplequeue.job_waiting (id, run_at, reason, queue, payload, props)
+		SELECT plans_id(%[1]d, i), 'infinity', 'gated', 'q0', '{"n": 1}', jsonb_build_object('gates', ARRAY['f' || E'\\tq0'], 'fairness_key', i %% 100)
+		FROM generate_series(1, %[2]d) AS i;
+		INSERT INTO simplequeue.job_gated (job_id, gate, key, place)
+		SELECT plans_id(%[1]d, i), 'f' || E'\\tq0', i %% 100, i FROM generate_series(1, %[2]d) AS i;
+		INSERT INTO simplequeue.job_gate_hold (gate, slot, job_id, place, blocks)
+		SELECT 'f' || E'\\tq0', -i, plans_id(CASE WHEN i %% 2 = 0 THEN %[3]d ELSE 0 END, %[2]d - i), 0, false FROM generate_series(1, 200) AS i;
+		DELETE FROM simplequeue.job_gate_look WHERE gate LIKE 'f%%';
+		INSERT INTO simplequeue.job_gate_look (id, gate) OVERRIDING SYSTEM VALUE SELECT 1 << 30, 'f' || E'\\tq0'`,
+		fairIDs, d.n, queueIDs))
 	d.exec(t, fmt.Sprintf(`
 		INSERT INTO simplequeue.job_waiting (id, run_at, reason, queue, payload)
 		SELECT plans_id(%[1]d, i), 'infinity', 'held', 'q0', '{"n": 1}' FROM generate_series(1, %[2]d) AS i;
