@@ -99,7 +99,7 @@ func (q *SimpleQueue) lineUp(ctx context.Context, tx store.Querier, b *batch) er
 			l.Keys[len(l.Keys)-1] = &r.job.FairnessKey
 		}
 		l.RunAts, l.DelaysUS = append(l.RunAts, nonZero(r.job.RunAt)), append(l.DelaysUS, positive(r.job.Delay))
-		l.Blocks = append(l.Blocks, q.opts.Queues[r.job.Queue].BlockDead)
+		l.Blocks = append(l.Blocks, r.blocks)
 		if len(l.IDs) == insertChunk {
 			if err := q.db.LineUp(ctx, tx, &l); err != nil {
 				return err
@@ -113,13 +113,13 @@ func (q *SimpleQueue) lineUp(ctx context.Context, tx store.Querier, b *batch) er
 	return q.db.LineUp(ctx, tx, &l)
 }
 
-// lined reports whether a job has come to wait at a gate.
+// lined reports whether a job has come to wait at a gate, or may have.
 func (b *batch) lined() bool {
 	if !b.gated {
 		return false
 	}
 	for i := range b.jobs {
-		if len(b.jobs[i].gates) > 0 && !b.results[i].Duplicate {
+		if len(b.jobs[i].gates) > 0 && (!b.results[i].Duplicate || b.results[i].Replaced) {
 			return true
 		}
 	}

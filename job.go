@@ -200,6 +200,7 @@ type props struct {
 	OrderKey     string            `json:"order_key,omitempty"`
 	FairnessKey  string            `json:"fairness_key,omitempty"`
 	Gates        []string          `json:"gates,omitempty"`
+	BlockDead    bool              `json:"block_dead,omitempty"` // of its order key
 }
 
 func (p *props) empty() bool {

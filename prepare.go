@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -51,6 +52,7 @@ type ready struct {
 	later       bool // ended up in job_waiting
 	waitsFor    string
 	gates       []string // that it passes, one after the other
+	blocks      bool     // ending dead, it keeps the first of them closed
 }
 
 // scope is where the unique key is unique.
@@ -129,6 +131,8 @@ func (q *SimpleQueue) ready(r *ready, j *NewJob, parent *Job, index int) error {
 		return invalid("Delay", j.Delay.String(), "and RunAt are both set: set one of them")
 	case j.Hold < 0 || j.Hold > maxHold:
 		return invalid("Hold", j.Hold.String(), "must be 0 to 7 days")
+	case j.Hold > 0 && j.Unique.OnConflict != ConflictSkip:
+		return invalid("Hold", j.Hold.String(), "and Unique.OnConflict are both set: a job that is live is not held anew")
 	case !j.RunAt.IsZero() && (j.RunAt.Year() < 1 || j.RunAt.Year() > 9999):
 		return invalid("RunAt", j.RunAt.String(), "must be in the years 1 to 9999")
 	case j.Timeout < NoTimeout:
@@ -158,6 +162,7 @@ func (q *SimpleQueue) ready(r *ready, j *NewJob, parent *Job, index int) error {
 	def(&r.maxAttempts, q.opts.MaxAttempts)
 	if r.gates = q.gatesOf(j); len(r.gates) > 0 {
 		r.waitsFor = reasonGated
+		r.blocks = strings.HasPrefix(r.gates[0], "o\t") && q.opts.Queues[j.Queue].BlockDead
 	}
 	if j.Hold > 0 {
 		r.waitsFor = reasonHeld
@@ -200,7 +205,7 @@ func (r *ready) encodeProps(parent *Job, index int) error {
 	p := props{
 		Metadata: j.Metadata, TraceContext: j.TraceContext,
 		KeepArchive: keepSeconds(j.Retention.Archive), KeepDLQ: keepSeconds(j.Retention.DeadLetter),
-		Bounded: r.bounded, OrderKey: j.OrderKey, FairnessKey: j.FairnessKey, Gates: r.gates,
+		Bounded: r.bounded, OrderKey: j.OrderKey, FairnessKey: j.FairnessKey, Gates: r.gates, BlockDead: r.blocks,
 	}
 	if j.Timeout > 0 {
 		p.TimeoutMS = max(1, j.Timeout.Milliseconds())
