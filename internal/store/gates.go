@@ -46,7 +46,7 @@ var lockGates = Define(`SELECT pg_advisory_xact_lock(hashtextextended($1::text, 
 
 // admit looks at the gates that have been asked for and lets in who comes first:
 // to an order gate when nobody is inside, to a fair gate up to a window of jobs
-// that are runnable and not claimed yet. A fair gate that may have more is looked
+// that are runnable and not claimed yet. A fair gate that has some inside is looked
 // at again soon, for nobody tells when a job is claimed. A first that is held
 // closes its gate; one whose row somebody has locked is looked at again. Whoever
 // has another gate to pass lines up there.
@@ -148,7 +148,7 @@ WITH looks AS (
     UNION
     SELECT g.gate
     FROM gates AS g
-    WHERE g.fair AND g.room <= (SELECT count(*) FROM head AS h WHERE h.gate = g.gate)
+    WHERE g.fair AND g.room < $3::bigint + (SELECT count(*) FROM picked AS p WHERE p.gate = g.gate AND p.waiting IS NOT NULL)
     UNION
     SELECT l.gate
     FROM line AS l
@@ -248,9 +248,11 @@ func FreeGates(s *Settle) Step {
 	return Step{Statement: freeGates, Slot: s.Slot, Args: []any{s.ClaimIDs, s.Nonces, s.Fates, s.RunAtUS, s.AfterUS}}
 }
 
-// ReleaseGates are the CTEs that free the gates of jobs that end, and their
+// ReleaseGates are the CTEs that free the order gates of jobs that end, and their
 // places in front of gates: of those of the CTE from for which cond, over the
 // alias h, is true. A job for which dead is true too stays inside where it blocks.
+// Who is inside of a fair gate is the admitter's own business, which the
+// transaction of a handler that completes a job must not meet.
 func ReleaseGates(from, cond, dead string) string {
 	return `gate_held AS MATERIALIZED (
     SELECT held.ctid, held.gate, held.place, held.blocks AND (` + dead + `) AS stays
@@ -259,10 +261,10 @@ func ReleaseGates(from, cond, dead string) string {
     CROSS JOIN LATERAL (
         SELECT o.ctid, o.gate, o.place, o.blocks
         FROM {schema}.job_gate_hold AS o
-        WHERE o.gate = g.gate AND o.job_id = h.id
+        WHERE o.gate = g.gate AND o.slot = 0 AND o.job_id = h.id
         LIMIT 1
     ) AS held
-    WHERE ` + cond + `
+    WHERE g.gate LIKE 'o%' AND ` + cond + `
 ), gate_freed AS (
     DELETE FROM {schema}.job_gate_hold
     WHERE ctid = ANY (ARRAY(SELECT h.ctid FROM gate_held AS h WHERE NOT h.stays))
@@ -280,7 +282,7 @@ func ReleaseGates(from, cond, dead string) string {
     RETURNING gate
 ), gate_looked AS (
     INSERT INTO {schema}.job_gate_look (gate, after)
-    SELECT h.gate, CASE WHEN h.gate LIKE 'o%' THEN h.place END FROM gate_held AS h WHERE NOT h.stays
+    SELECT h.gate, h.place FROM gate_held AS h WHERE NOT h.stays
     UNION ALL
     SELECT l.gate, NULL FROM gate_left AS l
 )`
@@ -329,6 +331,47 @@ SELECT f.gate FROM freed AS f`)
 func (db *DB) UnblockGate(ctx context.Context, limit time.Duration, gate string) (found bool, err error) {
 	err = db.Tx(ctx, limit, Step{Statement: unblockGate, Args: []any{gate}, Scan: func(pgx.Rows) error { found = true; return nil }})
 	return found, err
+}
+
+// What is before a job at its gate, and until when it is held.
+var seeGate = Define(`
+SELECT coalesce(n.gate, ''), coalesce(n.run_at, h.run_at), h.expires_at,
+       (SELECT count(*) FROM (
+            SELECT FROM {schema}.job_gated AS b WHERE b.gate = n.gate AND b.place < n.place LIMIT 100000
+        ) AS b) + coalesce(inside.n, 0),
+       coalesce(inside.job_id, (
+            SELECT b.job_id
+            FROM {schema}.job_gated AS b
+            WHERE b.gate = n.gate AND b.place < n.place AND n.gate LIKE 'o%'
+            ORDER BY b.place
+            LIMIT 1)),
+       inside.blocked_at
+FROM (SELECT $1::text::uuid AS id) AS j
+LEFT JOIN {schema}.job_gated AS n ON n.job_id = j.id
+LEFT JOIN {schema}.job_held AS h
+    ON h.job_id = j.id AND EXISTS (SELECT FROM {schema}.job_waiting AS w WHERE w.id = j.id AND w.reason = 'held')
+LEFT JOIN LATERAL (
+    SELECT o.job_id, o.blocked_at, 1 AS n
+    FROM {schema}.job_gate_hold AS o
+    WHERE o.gate = n.gate AND o.slot = 0 AND n.gate LIKE 'o%'
+) AS inside ON true`)
+
+// GateSight is what a job waits for at a gate, or until it is committed.
+type GateSight struct {
+	Gate      string // "" for none
+	RunAt     *time.Time
+	ExpiresAt *time.Time // of a held job
+	Ahead     int64      // how many come first, at most 100,001
+	First     *[16]byte  // who of them, at an order gate
+	BlockedAt *time.Time // since when that one has been dead
+}
+
+// SeeGate looks at the gate at which a job waits.
+func (db *DB) SeeGate(ctx context.Context, limit time.Duration, id [16]byte) (s GateSight, err error) {
+	err = db.Tx(ctx, limit, Step{Statement: seeGate, Args: []any{uuidText(id)}, Scan: func(row pgx.Rows) error {
+		return row.Scan(&s.Gate, &s.RunAt, &s.ExpiresAt, &s.Ahead, &s.First, &s.BlockedAt)
+	}})
+	return s, err
 }
 
 var setWeight = Define(`

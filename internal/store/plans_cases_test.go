@@ -298,13 +298,13 @@ func (d *plansData) hot() []*hotStatement {
 			name: "cancelWaiting",
 			find: "job_waiting AS t\n    WHERE t.id = ANY ($1::text[]::uuid[])",
 			args: []any{ids(waitingIDs, d.n/2, plansBatch), "why"},
-			rows: 850, buffers: 2100,
+			rows: 1100, buffers: 2100,
 		},
 		{
 			name: "cancelQueued",
 			find: "job_queue AS t\n    WHERE t.id = ANY ($1::text[]::uuid[])",
 			args: []any{ids(queueIDs, d.n*3/4, plansBatch), "why"},
-			rows: 1000, buffers: 5000,
+			rows: 1200, buffers: 5000,
 		},
 		{
 			name:  "cancelRunning",
@@ -400,7 +400,7 @@ func (d *plansData) hot() []*hotStatement {
 				ids(newIDs, 1, plansBatch), repeat(plansBatch, &hour), repeat[*time.Time](plansBatch, nil),
 				repeat[*int64](plansBatch, nil), repeat(plansBatch, false),
 			},
-			rows: 300, buffers: 700,
+			rows: 300, buffers: 1100,
 		},
 		{
 			name: "commitHeld",
@@ -424,7 +424,7 @@ func (d *plansData) hot() []*hotStatement {
 			name: "admit to a fair gate",
 			find: "WITH looks AS",
 			args: []any{int32(500), int64(1 << 30), int64(200)},
-			rows: 4000, buffers: 9000, sorts: 10,
+			rows: 6000, buffers: 30000, sorts: 10,
 		},
 		{
 			name:    "FreeGates",
