@@ -39,6 +39,7 @@ func (j *Job) fill(errors, properties []byte) {
 	var p props
 	_ = json.Unmarshal(properties, &p)
 	j.Metadata, j.TraceContext = p.Metadata, p.TraceContext
+	j.OrderKey, j.FairnessKey, j.gates = p.OrderKey, p.FairnessKey, p.Gates
 	j.Timeout = time.Duration(p.TimeoutMS) * time.Millisecond
 	if p.TimeoutMS < 0 {
 		j.Timeout = NoTimeout

@@ -49,6 +49,7 @@ func (b *batch) columns(at []int) *store.NewJobs {
 			n.UniqueScopes, n.UniqueKeys = append(n.UniqueScopes, nil), append(n.UniqueKeys, nil)
 		}
 		n.RunAts, n.DelaysUS = append(n.RunAts, nonZero(j.RunAt)), append(n.DelaysUS, positive(j.Delay))
+		n.Reasons = append(n.Reasons, nonEmpty(r.waitsFor))
 	}
 	return n
 }

@@ -28,6 +28,7 @@ type handover struct {
 	log    *slog.Logger
 	stats  *counters
 	health *loopHealth
+	opened func() // a gate may be open
 }
 
 const (
@@ -125,4 +126,7 @@ func (h *handover) completed(ctx context.Context, o outcomeOf) {
 	}
 	o.verdict = verdict{action: actComplete, state: StateCompleted}
 	h.stats.count(o)
+	if len(o.claim.job.gates) > 0 {
+		h.opened()
+	}
 }

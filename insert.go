@@ -69,6 +69,9 @@ func (q *SimpleQueue) insertOnce(ctx context.Context, jobs []NewJob) ([]Inserted
 		return nil, err
 	}
 	q.wakes.jobs(b.runnable(), len(b.jobs))
+	if b.lined() {
+		q.wakes.gates()
+	}
 	if e := q.engine.Load(); e != nil && b.waits {
 		e.promoter.hint(b.soonest)
 	}

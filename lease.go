@@ -180,6 +180,9 @@ func (l *Lease) settle(ctx context.Context, v verdict) error {
 	}
 	lanes, due, waits := wakesFor(batch)
 	l.queue.wakes.jobs(lanes, 1)
+	if len(l.claim.job.gates) > 0 {
+		l.queue.wakes.gates()
+	}
 	if e := l.queue.engine.Load(); e != nil && waits {
 		e.promoter.hint(due)
 	}

@@ -20,14 +20,15 @@ import (
 
 // Notifications go over one channel per schema. A message is a list of lines:
 // a lane ("0:emails"), a request to cancel ("!"), a queue paused or resumed ("="),
-// a test ("?token"). PostgreSQL
-// limits a message to 8000 bytes; what does not fit becomes "*", any lane.
+// a gate to look at ("&"), a test ("?token"). PostgreSQL limits a message to 8000
+// bytes; what does not fit becomes "*", any lane.
 
 const (
 	maxNotification = 7900
 	noteAny         = "*"
 	noteCancel      = "!"
 	notePause       = "="
+	noteGate        = "&"
 	noteProbe       = "?"
 )
 
@@ -59,6 +60,7 @@ type note struct {
 	any    bool
 	cancel bool
 	pause  bool
+	gate   bool
 	probe  string
 }
 
@@ -74,6 +76,8 @@ func decodeNote(payload string) note {
 			n.cancel = true
 		case line == notePause:
 			n.pause = true
+		case line == noteGate:
+			n.gate = true
 		case strings.HasPrefix(line, noteProbe):
 			n.probe = line
 		case ok && err == nil && queueNameProblem(queue) == "":
@@ -161,7 +165,7 @@ func (l *listener) listen(ctx context.Context, retry *retry) error {
 	}
 	retry.reset()
 	l.health.report(nil)
-	l.receive(note{any: true, cancel: true, pause: true})
+	l.receive(note{any: true, cancel: true, pause: true, gate: true})
 	for {
 		wait, cancel := context.WithTimeout(ctx, probeEvery)
 		n, err := conn.WaitForNotification(wait)

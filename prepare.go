@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -28,9 +29,11 @@ type batch struct {
 	jobs    []ready
 	results []Inserted
 	lanes   []store.Lane
-	plain   bool // runs now, no key, no chosen id, no limit
+	plain   bool // runs now, no key, no chosen id, no limit, no gate
 	bounded bool // some queue has a limit
 	waits   bool // some job runs later
+	gated   bool // some job waits at a gate
+	held    bool // some job waits for CommitHeld
 	soonest time.Duration
 
 	parent  *Job
@@ -51,6 +54,9 @@ type ready struct {
 	key         string  // the key that was found taken
 	size        int
 	later       bool // ended up in job_waiting
+	waitsFor    string
+	gates       []string // that it passes, one after the other
+	blocks      bool     // ending dead, it keeps the first of them closed
 }
 
 // scope is where the unique key is unique.
@@ -107,8 +113,8 @@ func (q *SimpleQueue) check(ctx context.Context, jobs []NewJob) (*batch, error) 
 			}
 			b.waits, b.soonest = true, min(b.soonest, soon)
 		}
-		b.plain = b.plain && !later && !r.chosen && !j.hasKey() && !r.bounded
-		b.bounded = b.bounded || r.bounded
+		b.plain = b.plain && !later && !r.chosen && !j.hasKey() && !r.bounded && r.waitsFor == ""
+		b.bounded, b.gated, b.held = b.bounded || r.bounded, b.gated || len(r.gates) > 0, b.held || j.Hold > 0
 	}
 	if err := q.groups.await(ctx, chosen); err != nil {
 		return nil, err
@@ -144,7 +150,7 @@ func (q *SimpleQueue) ready(r *ready, j *NewJob, index int) error {
 	for _, t := range []struct {
 		field, value string
 		limit        int
-	}{{"Kind", j.Kind, maxKindName}, {"UniqueKey", j.UniqueKey, maxKey}, {"Fingerprint", j.Fingerprint, maxKey}} {
+	}{{"Kind", j.Kind, maxKindName}, {"UniqueKey", j.UniqueKey, maxKey}, {"Fingerprint", j.Fingerprint, maxKey}, {"OrderKey", j.OrderKey, maxKey}, {"FairnessKey", j.FairnessKey, maxKey}} {
 		if problem := textProblem(t.value, t.limit); problem != "" {
 			return invalid(t.field, t.value, problem)
 		}
@@ -158,6 +164,10 @@ func (q *SimpleQueue) ready(r *ready, j *NewJob, index int) error {
 		return invalid("Delay", j.Delay.String(), "must be 0 to 100 years")
 	case j.Delay > 0 && !j.RunAt.IsZero():
 		return invalid("Delay", j.Delay.String(), "and RunAt are both set: set one of them")
+	case j.Hold < 0 || j.Hold > maxHold:
+		return invalid("Hold", j.Hold.String(), "must be 0 to 7 days")
+	case j.Hold > 0 && j.Unique.OnConflict != ConflictSkip:
+		return invalid("Hold", j.Hold.String(), "and Unique.OnConflict are both set: a job that is live is not held anew")
 	case !j.RunAt.IsZero() && (j.RunAt.Year() < 1 || j.RunAt.Year() > 9999):
 		return invalid("RunAt", j.RunAt.String(), "must be in the years 1 to 9999")
 	case j.Timeout < NoTimeout:
@@ -185,6 +195,13 @@ func (q *SimpleQueue) ready(r *ready, j *NewJob, index int) error {
 	r.maxAttempts = j.MaxAttempts
 	def(&r.maxAttempts, q.opts.Queues[j.Queue].MaxAttempts)
 	def(&r.maxAttempts, q.opts.MaxAttempts)
+	if r.gates = q.gatesOf(j); len(r.gates) > 0 {
+		r.waitsFor = reasonGated
+		r.blocks = strings.HasPrefix(r.gates[0], "o\t") && q.opts.Queues[j.Queue].BlockDead
+	}
+	if j.Hold > 0 {
+		r.waitsFor = reasonHeld
+	}
 	return nil
 }
 
@@ -217,7 +234,7 @@ func (r *ready) encodeProps(parent *Job, index int) error {
 	p := props{
 		Metadata: j.Metadata, TraceContext: j.TraceContext,
 		KeepArchive: keepSeconds(j.Retention.Archive), KeepDLQ: keepSeconds(j.Retention.DeadLetter),
-		Bounded: r.bounded,
+		Bounded: r.bounded, OrderKey: j.OrderKey, FairnessKey: j.FairnessKey, Gates: r.gates, BlockDead: r.blocks,
 	}
 	if j.Timeout > 0 {
 		p.TimeoutMS = max(1, j.Timeout.Milliseconds())

@@ -30,11 +30,12 @@ type settlement struct {
 	archive, dead, aside, waiting, back store.Settle
 	results, resultsAside               store.Settle // completed, with a result
 	beaten                              store.Settle // have a lease to forget
+	gated                               store.Settle // are inside of an order gate
 }
 
 func newSettlement(slot int, batch []outcomeOf, aside bool) *settlement {
 	var s settlement
-	for _, to := range []*store.Settle{&s.archive, &s.dead, &s.aside, &s.waiting, &s.back, &s.results, &s.resultsAside} {
+	for _, to := range []*store.Settle{&s.archive, &s.dead, &s.aside, &s.waiting, &s.back, &s.results, &s.resultsAside, &s.gated} {
 		to.Slot = slot
 	}
 	for _, o := range batch {
@@ -48,6 +49,13 @@ func newSettlement(slot int, batch []outcomeOf, aside bool) *settlement {
 			to.Texts = append(to.Texts, text(v.text, maxErrorText))
 			to.Stacks = append(to.Stacks, text(v.stack, maxStackText))
 			to.Keep = append(to.Keep, keepSeconds(c.retention().DeadLetter))
+		}
+		if c.job.ordered() {
+			s.gated.ClaimIDs = append(s.gated.ClaimIDs, c.id)
+			s.gated.Nonces = append(s.gated.Nonces, c.nonce)
+			s.gated.Fates = append(s.gated.Fates, v.gateFate())
+			s.gated.AfterUS = append(s.gated.AfterUS, microseconds(v.after))
+			s.gated.RunAtUS = append(s.gated.RunAtUS, unixMicro(v.at))
 		}
 		if c.beaten.Load() {
 			s.beaten.ClaimIDs = append(s.beaten.ClaimIDs, c.id)
@@ -91,9 +99,10 @@ func (s *settlement) add(o outcomeOf, aside bool) *store.Settle {
 
 // lock locks all rows of the batch, in one order, because a cancel locks several
 // rows too. Completed jobs, which do not care about cancels, need no lock where
-// one statement ends them all.
+// one statement ends them all; but what frees the gates of a claim must come
+// before another can.
 func (s *settlement) lock(batch []outcomeOf) []store.Step {
-	if len(s.archive.ClaimIDs) == len(batch) || len(s.results.ClaimIDs) == len(batch) {
+	if len(s.gated.ClaimIDs) == 0 && (len(s.archive.ClaimIDs) == len(batch) || len(s.results.ClaimIDs) == len(batch)) {
 		return nil
 	}
 	ids, nonces := make([]int64, len(batch)), make([]int64, len(batch))
@@ -109,6 +118,7 @@ func (s *settlement) steps() (steps []store.Step) {
 			steps = append(steps, step(from))
 		}
 	}
+	add(&s.gated, store.FreeGates)
 	add(&s.archive, janitor.Archive)
 	add(&s.results, janitor.ArchiveResults)
 	add(&s.resultsAside, store.SettleResultsAside)

@@ -21,6 +21,7 @@ type wakeups struct {
 	lanes   map[store.Lane]bool
 	cancel  bool // a running job is to be cancelled
 	pause   bool // a queue has been paused or resumed
+	gate    bool // a job has come to a gate
 	sending bool
 }
 
@@ -89,6 +90,21 @@ func (w *wakeups) pauses() {
 	w.send()
 }
 
+// gates tells a worker that a gate may be open, this process's own if it has one.
+func (w *wakeups) gates() {
+	if e := w.queue.engine.Load(); e != nil && !e.runner.refusing.Load() {
+		e.admitter.hint()
+		return
+	}
+	if w.queue.opts.PollOnly {
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.gate = true
+	w.send()
+}
+
 // send starts the sender unless it is at work. w.mu is held.
 func (w *wakeups) send() {
 	if w.sending {
@@ -123,7 +139,7 @@ func (w *wakeups) sender() {
 func (w *wakeups) take() (message string, ok bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if len(w.lanes) == 0 && !w.cancel && !w.pause {
+	if len(w.lanes) == 0 && !w.cancel && !w.pause && !w.gate {
 		w.sending = false
 		return "", false
 	}
@@ -141,6 +157,9 @@ func (w *wakeups) take() (message string, ok bool) {
 	if w.pause {
 		parts = append(parts, notePause)
 	}
-	w.lanes, w.cancel, w.pause = nil, false, false
+	if w.gate {
+		parts = append(parts, noteGate)
+	}
+	w.lanes, w.cancel, w.pause, w.gate = nil, false, false, false
 	return strings.Join(parts, "\n"), true
 }

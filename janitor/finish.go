@@ -129,7 +129,7 @@ WITH gone AS (
                 ELSE coalesce((g.props ->> 'keep_dlq')::bigint, q.dlq, $4::bigint) END AS keep
     FROM gone AS g
     LEFT JOIN unnest($5::text[], $6::bigint[], $7::bigint[]) AS q(queue, archive, dlq) ON q.queue = g.queue
-), ` + release + `, archived AS (` + keepMoved("job_queue_archive", "m.state = 'completed'") + `
+), ` + release + `, ` + store.ReleaseGates("moved", "true", "h.state NOT IN ('completed', 'cancelled')") + `, archived AS (` + keepMoved("job_queue_archive", "m.state = 'completed'") + `
 ), dead AS (` + keepMoved("job_queue_dlq", "m.state <> 'completed'") + `
 )
 SELECT count(*) FILTER (WHERE m.state = 'completed'), count(*) FILTER (WHERE m.state <> 'completed'),

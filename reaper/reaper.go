@@ -214,7 +214,8 @@ WITH moved AS (
                         ELSE 'worker lost' END
     FROM judged AS j
     WHERE j.state IS NOT NULL
-), ` + store.Release("judged", "h.state IS NOT NULL") + `
+), ` + store.Release("judged", "h.state IS NOT NULL") + `, ` +
+	store.ReleaseGates("judged", "h.state IS NOT NULL", "h.state <> 'cancelled'") + `
 SELECT coalesce(j.state, '') FROM judged AS j`)
 
 // reap moves one batch and returns how many stale rows it locked.

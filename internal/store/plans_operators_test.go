@@ -67,11 +67,15 @@ func (d *plansData) operators() []*hotStatement {
 			rows: 900_000, buffers: 900_000, sorts: plansRunning,
 		},
 		{
+			name: "seeGate", find: "SELECT coalesce(n.gate, '')",
+			args: []any{ids(gatedIDs, plansLine-1, 1)[0]}, rows: 400, buffers: 100, sorts: plansLine,
+		},
+		{
 			name: "workers", find: "r.worker_id, count(*) AS n", args: []any{int64(75000)},
 			whole: []string{"job_running", "job_worker"}, rows: 40000, buffers: 600, sorts: plansRunning,
 		},
 		{
-			name: "draining", find: "starts_with(", args: []any{"q0", int64(75000)},
+			name: "draining", find: "starts_with($1::text", args: []any{"q0", int64(75000)},
 			whole: []string{"job_running", "job_worker", "job_pause"}, rows: 12000, buffers: 600,
 		},
 		{
@@ -85,6 +89,7 @@ func (d *plansData) operators() []*hotStatement {
 	for name, f := range map[string]store.Filter{
 		"all": {}, "kind": {Kind: "nobody's"}, "queue": {Queue: "q1"}, "completed": {States: []string{"completed"}}, "failed of a queue": {Queue: "q1", States: []string{"failed"}},
 		"fingerprint": {Fingerprint: "f1"}, "unique key": {UniqueKey: "running2"}, "finished lately": {FinishedFrom: &day}, "metadata": {Metadata: map[string]string{"a": "b"}},
+		"order key": {OrderKey: "nobody's"}, "fairness key": {FairnessKey: "nobody's"},
 	} {
 		horizon, args := f.HorizonText(place, 2000)
 		list = append(list, &hotStatement{
