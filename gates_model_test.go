@@ -310,7 +310,7 @@ func gateSchedules(t *testing.T, seed, n uint64) {
 	q := newQueue(t, pool, opts)
 	stop := start(t, q)
 	var wg sync.WaitGroup
-	for range 8 {
+	for range 16 {
 		wg.Go(func() {
 			for m := range todo {
 				m.run(t, q, pool)
@@ -336,7 +336,7 @@ func gateSchedules(t *testing.T, seed, n uint64) {
 func (m *gateModel) run(t *testing.T, q *simplequeue.SimpleQueue, pool *pgxpool.Pool) {
 	rng := rand.New(rand.NewPCG(m.seed, 0))
 	var ids, held []uuid.UUID
-	for range 25 {
+	for range 18 {
 		more, err := m.step(t.Context(), q, pool, rng, ids, &held)
 		if err != nil {
 			t.Errorf("SIMPLEQUEUE_TEST_SEED=%d: %v", m.seed, err)
@@ -513,7 +513,15 @@ func (m *gateModel) commit(ctx context.Context, q *simplequeue.SimpleQueue, held
 
 // finish opens keys that are closed, and reports whether all jobs have ended.
 func (m *gateModel) finish(ctx context.Context, q *simplequeue.SimpleQueue) (over bool, err error) {
-	blocked, err := q.BlockedKeys(ctx, m.queue)
+	found, err := q.Count(ctx, simplequeue.Filter{Queue: m.queue})
+	if err != nil {
+		return false, err
+	}
+	over = true
+	for state := range found {
+		over = over && state.Terminal()
+	}
+	blocked, err := q.BlockedKeys(ctx, m.queue) // after that: the last one may have closed its key
 	for _, b := range blocked {
 		m.mu.Lock()
 		delete(m.blocked, b.OrderKey)
@@ -522,16 +530,7 @@ func (m *gateModel) finish(ctx context.Context, q *simplequeue.SimpleQueue) (ove
 			return false, err
 		}
 	}
-	if err != nil {
-		return false, err
-	}
-	found, err := q.Count(ctx, simplequeue.Filter{Queue: m.queue})
-	for state := range found {
-		if !state.Terminal() {
-			return false, err
-		}
-	}
-	return len(blocked) == 0, err
+	return over && len(blocked) == 0, err
 }
 
 // judge compares how jobs have ended with what the model says.

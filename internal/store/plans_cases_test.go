@@ -33,6 +33,7 @@ type hotStatement struct {
 // plainStatements touch one row by its key, or none.
 var plainStatements = []string{
 	"set_config('synchronous_commit'",
+	"set_config('lock_timeout'",
 	"INSERT INTO simplequeue.job_log",                          // writes only
 	"FROM simplequeue.job_log AS l\nWHERE l.job_id",            // by its primary key, as much as there is
 	"UPDATE simplequeue.job_running_0 AS r\n    SET payload =", // checkpoint and saveStep
@@ -483,7 +484,7 @@ func (d *plansData) hot() []*hotStatement {
 		{
 			name: "markSweep",
 			find: "'1.5 milliseconds'",
-			args: []any{int64(5000)},
+			args: []any{int64(5000), false},
 			rows: 10, buffers: 20,
 		},
 
