@@ -277,6 +277,7 @@ func (e *engine) run(ctx context.Context) error {
 
 	<-ctx.Done()
 	e.runner.refusing.Store(true)
+	close(e.queue.stopping)
 	stopClaiming()
 	claimed, idle := make(chan struct{}), make(chan struct{})
 	go func() {
