@@ -79,6 +79,11 @@ func (q *SimpleQueue) cancel(ctx context.Context, ids []uuid.UUID, reason string
 		if err != nil {
 			return done, fmt.Errorf("simplequeue: cancel: %w", err)
 		}
+		awaited := make([]uuid.UUID, len(c.Awaited))
+		for i, id := range c.Awaited {
+			awaited[i] = id
+		}
+		q.wakes.ended(awaited)
 		var rest []uuid.UUID
 		for _, id := range open {
 			switch {

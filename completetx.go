@@ -44,8 +44,11 @@ func (j *Job) completeWithin(ctx context.Context, tx store.Querier) error {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	keep := keepSeconds(r.claim.retention().Archive)
-	step := completion(r.fence(), keep, j.result, r.queue.partitions.ready(ctx, r.queue, keep))
+	keep := r.claim.keepArchive()
+	// An outcome that stays for ten minutes goes by way of the janitor, which
+	// sees it when the transaction has committed, however long that takes.
+	direct := !r.claim.outcomeOnly(StateCompleted) && r.queue.partitions.ready(ctx, r.queue, keep)
+	step := completion(r.fence(), keep, j.result, direct)
 	if err := r.changeWithin(ctx, tx, step); err != nil {
 		return fmt.Errorf("simplequeue: complete: %w", err)
 	}

@@ -28,6 +28,8 @@ type handover struct {
 	log    *slog.Logger
 	stats  *counters
 	health *loopHealth
+
+	written func([]outcomeOf) // told of what its handlers' transactions have written
 }
 
 const (
@@ -125,4 +127,5 @@ func (h *handover) completed(ctx context.Context, o outcomeOf) {
 	}
 	o.verdict = verdict{action: actComplete, state: StateCompleted}
 	h.stats.count(o)
+	h.written([]outcomeOf{o})
 }

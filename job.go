@@ -82,6 +82,9 @@ type NewJob struct {
 	Timeout time.Duration
 	// Retention overrides the queue's, field by field.
 	Retention Retention
+	// Awaited says that somebody is going to wait for the job: see
+	// [SimpleQueue.Wait].
+	Awaited bool
 }
 
 // NoTimeout, as a timeout, lets an attempt run for ever.
@@ -136,8 +139,9 @@ type Job struct {
 	CreatedAt      time.Time
 	Errors         []AttemptError // failed attempts, oldest first, at most ten
 
-	run    *running // what runs it, nil outside a handler
-	result string   // JSON, as set by SetResult
+	run     *running // what runs it, nil outside a handler
+	result  string   // JSON, as set by SetResult
+	awaited bool     // as given at insert
 }
 
 // AttemptError is the record of one failed attempt.
@@ -178,9 +182,10 @@ type props struct {
 	RootID       *uuid.UUID        `json:"root_id,omitempty"`
 	Codec        string            `json:"payload_codec,omitempty"`
 	Bounded      bool              `json:"bounded,omitempty"` // it may have a slot
+	Awaited      bool              `json:"awaited,omitempty"` // somebody may be waiting for it
 }
 
 func (p *props) empty() bool {
 	return len(p.Metadata) == 0 && len(p.TraceContext) == 0 && p.TimeoutMS == 0 &&
-		p.KeepArchive == 0 && p.KeepDLQ == 0 && p.ParentID == nil && p.Codec == "" && !p.Bounded
+		p.KeepArchive == 0 && p.KeepDLQ == 0 && p.ParentID == nil && p.Codec == "" && !p.Bounded && !p.Awaited
 }

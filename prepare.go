@@ -188,7 +188,7 @@ func (r *ready) encodeProps(parent *Job, index int) error {
 	p := props{
 		Metadata: j.Metadata, TraceContext: j.TraceContext,
 		KeepArchive: keepSeconds(j.Retention.Archive), KeepDLQ: keepSeconds(j.Retention.DeadLetter),
-		Bounded: r.bounded,
+		Bounded: r.bounded, Awaited: j.Awaited,
 	}
 	if j.Timeout > 0 {
 		p.TimeoutMS = max(1, j.Timeout.Milliseconds())

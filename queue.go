@@ -29,7 +29,7 @@ type SimpleQueue struct {
 	lines  *lineBuffer // nil without a sink
 
 	partitions madePartitions
-	ends       *endWatch
+	waits      *waits
 	hand       uuid.UUID // claims of this process that no worker makes
 	bounds     bounds
 	inserts    InsertFunc // through the middleware; nil without any
@@ -63,7 +63,7 @@ func New(pool *pgxpool.Pool, opts Options) (*SimpleQueue, error) {
 			return nil, err
 		}
 	}
-	q.ends = &endWatch{look: q.states}
+	q.waits = newWaits(q)
 	q.inserts = chainInserts(q.opts.InsertMiddleware)
 	return q, nil
 }

@@ -20,7 +20,7 @@ WITH gone AS (
     SELECT {g.job}, 'cancelled', nullif($2::text, '')
     FROM gone AS g
 ), ` + Release("gone", "true") + `
-SELECT g.id FROM gone AS g`
+SELECT g.id, coalesce(g.props ? 'awaited', false) FROM gone AS g`
 
 var (
 	cancelWaiting = Define(in("job_waiting", cancelLive))
@@ -57,6 +57,8 @@ SELECT r.id FROM running AS r`
 type Cancelled struct {
 	Ended map[[16]byte]bool // waiting or pending before, ended now
 	Asked map[[16]byte]bool // running, and asked to stop
+
+	Awaited [][16]byte // of Ended, those that somebody may be waiting for
 }
 
 // CancelLocked asks jobs to stop whose rows stay locked, and returns those that
@@ -82,9 +84,20 @@ func idsInto(set map[[16]byte]bool) func(pgx.Rows) error {
 func (db *DB) Cancel(ctx context.Context, limit time.Duration, ids [][16]byte, reason string) (Cancelled, error) {
 	c := Cancelled{Ended: map[[16]byte]bool{}, Asked: map[[16]byte]bool{}}
 	args := []any{uuids(ids), reason}
+	ended := func(row pgx.Rows) error {
+		var id [16]byte
+		var awaited bool
+		if err := row.Scan(&id, &awaited); err != nil {
+			return err
+		}
+		if c.Ended[id] = true; awaited {
+			c.Awaited = append(c.Awaited, id)
+		}
+		return nil
+	}
 	err := db.Tx(ctx, limit,
-		Step{Statement: cancelWaiting, Args: args, Scan: idsInto(c.Ended)},
-		Step{Statement: cancelQueued, Args: args, Scan: idsInto(c.Ended)},
+		Step{Statement: cancelWaiting, Args: args, Scan: ended},
+		Step{Statement: cancelQueued, Args: args, Scan: ended},
 		Step{Statement: cancelRunning, Args: args, Scan: idsInto(c.Asked)})
 	return c, err
 }
