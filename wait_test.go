@@ -487,11 +487,12 @@ func TestManyWaitersOneListener(t *testing.T) {
 	}
 }
 
-// Where nobody waits, nothing is told, looked for or kept.
-func TestJobsNobodyWaitsForTellNothing(t *testing.T) {
+// Where nobody waits nothing is told, and nothing is by those that poll only;
+// every end of a job that somebody may wait for is, and that of each attempt.
+func TestWhatIsTold(t *testing.T) {
 	t.Parallel()
 	pool := pgtest.New(t)
-	q := newQueue(t, pool, handler("a", func(_ context.Context, job *simplequeue.Job) error {
+	opts := handler("a", func(ctx context.Context, job *simplequeue.Job) error {
 		switch job.Kind {
 		case "fails":
 			return simplequeue.Critical(errors.New("x"))
@@ -499,9 +500,15 @@ func TestJobsNobodyWaitsForTellNothing(t *testing.T) {
 			if job.Attempt == 1 {
 				return simplequeue.RetryAfter(0, errors.New("x"))
 			}
+		case "in a transaction":
+			return pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error { return job.CompleteTx(ctx, tx) })
 		}
 		return nil
-	}))
+	})
+	q := newQueue(t, pool, opts)
+	opts = handler("polled", nothing)
+	opts.PollOnly = true
+	polled := newQueue(t, pool, opts)
 	conn, err := pgx.Connect(t.Context(), pool.Config().ConnString())
 	if err != nil {
 		t.Fatal(err)
@@ -511,23 +518,54 @@ func TestJobsNobodyWaitsForTellNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	start(t, q)
-	for _, kind := range []string{"", "fails", "retries"} {
-		insert(t, q, simplequeue.NewJob{Queue: "a", Kind: kind})
+	start(t, polled)
+	endAll := func(awaited bool) (ids []uuid.UUID) {
+		t.Helper()
+		for _, kind := range []string{"", "fails", "retries", "in a transaction"} {
+			ids = append(ids, insert(t, q, simplequeue.NewJob{Queue: "a", Kind: kind, Awaited: awaited}))
+		}
+		for _, job := range []simplequeue.NewJob{{Queue: "nobody's"}, {Queue: "a", Delay: time.Hour}} {
+			job.Awaited = awaited
+			id := insert(t, q, job)
+			if _, err := q.Cancel(t.Context(), id, ""); err != nil {
+				t.Fatal(err)
+			}
+			ids = append(ids, id)
+		}
+		byHand := insert(t, q, simplequeue.NewJob{Queue: "by hand", Awaited: awaited})
+		leases, err := q.Claim(t.Context(), "by hand", 1, time.Minute)
+		if err != nil || len(leases) != 1 {
+			t.Fatalf("%d leases, %v", len(leases), err)
+		}
+		if err := leases[0].Settle(t.Context(), nil); err != nil {
+			t.Fatal(err)
+		}
+		ids = append(ids, byHand)
+		for _, id := range ids {
+			eventually(t, "it has ended", func() bool { return state(t, q, id).Terminal() })
+		}
+		return ids
 	}
-	later := insert(t, q, simplequeue.NewJob{Queue: "a", Delay: time.Hour})
-	if _, err := q.Cancel(t.Context(), later, ""); err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, "all have ended", func() bool { return q.Stats().Completed == 2 && q.Stats().DeadLettered == 1 })
-	awaited := insert(t, q, simplequeue.NewJob{Queue: "a", Awaited: true})
+	endAll(false)
+	awaitState(t, q, insert(t, q, simplequeue.NewJob{Queue: "polled", Awaited: true}), simplequeue.StateCompleted)
+	want := endAll(true)
+	told := map[string]int{}
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
-	n, err := conn.WaitForNotification(ctx)
-	if err != nil {
-		t.Fatal(err)
+	for len(told) < len(want) {
+		n, err := conn.WaitForNotification(ctx)
+		if err != nil {
+			t.Fatalf("%v, when %d of %d jobs had been told of", err, len(told), len(want))
+		}
+		for line := range strings.SplitSeq(n.Payload, "\n") {
+			told[line]++
+		}
 	}
-	if n.Payload != "+"+awaited.String() {
-		t.Errorf("first told is %q, want %v, the only job that somebody may wait for", n.Payload, awaited)
+	for _, id := range want {
+		delete(told, "+"+id.String())
+	}
+	if len(told) != 0 {
+		t.Errorf("told were others too: %v", told)
 	}
 	if q.Waiters() != 0 || q.Listening() {
 		t.Error("somebody waits")

@@ -286,6 +286,75 @@ func TestWaitsWhenTheDatabaseFails(t *testing.T) {
 	})
 }
 
+// What is told while a job is being looked at is not lost: that look may have
+// been too early.
+func TestWaitsToldDuringALook(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		ids := newIDs(1)
+		f := newFakeOutcomes(ids...)
+		w, _ := listened(f)
+		reading, read := make(chan struct{}), make(chan struct{})
+		looks := 0
+		w.look = func(ctx context.Context, ids [][16]byte) (map[[16]byte]*store.Info, error) {
+			found, err := f.look(ctx, ids)
+			if looks++; looks == 3 {
+				close(reading)
+				<-read
+			}
+			return found, err
+		}
+		done := awaitAll(w, ids, waitUntil{end: true, tells: true})
+		<-reading
+		f.complete(ids...)
+		w.received(note{any: true})
+		w.received(note{ended: ids})
+		began := time.Now()
+		close(read)
+		if err := <-done; err != nil || time.Since(began) > 10*time.Millisecond {
+			t.Errorf("%v after %v", err, time.Since(began))
+		}
+		time.Sleep(2 * waitLinger)
+	})
+}
+
+// A retention of less than ten minutes is one of ten where somebody may wait, and
+// only what has been attempted is told.
+func TestAwaitedJobs(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		awaited bool
+		keep    time.Duration
+		want    int64
+	}{
+		{true, time.Minute, 600},
+		{true, time.Hour, 3600},
+		{true, KeepForever, -1},
+		{true, KeepNothing, -2},
+		{false, time.Minute, 60},
+	} {
+		claim := &claim{job: &Job{awaited: c.awaited, Retention: Retention{Archive: c.keep, DeadLetter: c.keep}}, route: &queueRoute{}}
+		if a, d := claim.keepArchive(), claim.keepDead(); a != c.want || d != c.want {
+			t.Errorf("%+v: kept for %d and %d s", c, a, d)
+		}
+	}
+	verdicts := map[action]verdict{
+		actComplete: {action: actComplete, state: StateCompleted}, actFail: {action: actFail, state: StateFailed},
+		actRetry: {action: actRetry}, actReschedule: {action: actReschedule},
+		actDefer: {action: actDefer}, actPark: {action: actPark}, actGiveBack: {action: actGiveBack},
+	}
+	for a, v := range verdicts {
+		told := len(awaitedOf([]outcomeOf{{claim: &claim{job: &Job{awaited: true}}, verdict: v}, {claim: &claim{job: &Job{}}, verdict: v}}))
+		want := 1
+		if a == actDefer || a == actPark || a == actGiveBack {
+			want = 0
+		}
+		if told != want {
+			t.Errorf("action %d: %d jobs are told of, want %d", a, told, want)
+		}
+	}
+}
+
 // Whoever comes while the last one's connection is being closed is served.
 func TestWaitsBeginAgain(t *testing.T) {
 	t.Parallel()
