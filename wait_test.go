@@ -141,6 +141,7 @@ func TestInsertAndWait(t *testing.T) {
 					ended <- err
 				}()
 				eventually(t, "somebody waits", func() bool { return q.Waiters() == 1 && counts(t, q, "nobody's")[simplequeue.StatePending] == 1 })
+				var err error
 				if what == "cancel" {
 					_, err = worker.CancelMatching(t.Context(), simplequeue.Filter{Fingerprint: what}, "")
 				} else {

@@ -185,6 +185,7 @@ func TestWaitsWithoutTheirListener(t *testing.T) {
 		if n := f.count(); n > 0 {
 			t.Errorf("%d looks before the connection could be back", n)
 		}
+		began := time.Now()
 		w.received(note{any: true})
 		time.Sleep(10 * time.Millisecond)
 		synctest.Wait()
@@ -193,12 +194,15 @@ func TestWaitsWithoutTheirListener(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
+		if took := time.Since(began); took > 10*time.Millisecond {
+			t.Errorf("what had ended meanwhile was seen %v after the connection was back", took)
+		}
 		if n := f.count(); n != 3 {
 			t.Errorf("%d looks found what had ended, want one at each thousand", n)
 		}
 		w.away()
 		f.complete(ids[1000:]...)
-		began := time.Now()
+		began = time.Now()
 		for range 2000 {
 			if err := <-done; err != nil {
 				t.Fatal(err)
