@@ -80,6 +80,11 @@ func (q *SimpleQueue) cancel(ctx context.Context, ids []uuid.UUID, reason string
 			return done, fmt.Errorf("simplequeue: cancel: %w", err)
 		}
 		gated = gated || c.Gated
+		awaited := make([]uuid.UUID, len(c.Awaited))
+		for i, id := range c.Awaited {
+			awaited[i] = id
+		}
+		q.wakes.ended(awaited)
 		var rest []uuid.UUID
 		for _, id := range open {
 			switch {

@@ -44,6 +44,7 @@ func (j *Job) fill(errors, properties []byte) {
 	if p.TimeoutMS < 0 {
 		j.Timeout = NoTimeout
 	}
+	j.awaited = p.Awaited
 	j.Retention = Retention{Archive: keepDuration(p.KeepArchive), DeadLetter: keepDuration(p.KeepDLQ)}
 	if p.ParentID != nil {
 		j.ParentID = *p.ParentID

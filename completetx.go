@@ -44,8 +44,11 @@ func (j *Job) completeWithin(ctx context.Context, tx store.Querier) error {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	keep := keepSeconds(r.claim.retention().Archive)
-	steps := []store.Step{completion(r.fence(), keep, j.result, r.queue.partitions.ready(ctx, r.queue, keep))}
+	keep := r.claim.keepArchive()
+	// An outcome that stays for ten minutes goes by way of the janitor, which
+	// sees it when the transaction has committed, however long that takes.
+	direct := !r.claim.outcomeOnly(StateCompleted) && r.queue.partitions.ready(ctx, r.queue, keep)
+	steps := []store.Step{completion(r.fence(), keep, j.result, direct)}
 	if r.claim.job.ordered() {
 		steps = append(opening(r.fence()), steps...)
 	}

@@ -161,7 +161,7 @@ func (e *engine) build(ctx context.Context) (err error) {
 	e.handover = &handover{
 		db: e.db, in: make(chan outcomeOf, o.GlobalPermits), finish: make(chan struct{}), onward: e.completer.in,
 		beater: e.beater, log: q.log, stats: &q.stats, health: e.health.loop("transactions of handlers", 0),
-		opened: e.admitter.hint,
+		opened: e.admitter.hint, written: e.written,
 	}
 	e.completer.handed = e.handover.in
 	memory := newPayloadMemory(o.PayloadMemory, &q.stats.payloadBytes)
@@ -208,8 +208,10 @@ func (e *engine) free() int {
 	return e.queue.opts.GlobalPermits - int(e.queue.stats.running.Load())
 }
 
-// written wakes what has to move the jobs of settled claims on.
+// written wakes what has to move the jobs of settled claims on, and tells whoever
+// waits for them.
 func (e *engine) written(batch []outcomeOf) {
+	e.queue.wakes.ended(awaitedOf(batch))
 	lanes, due, waits := wakesFor(batch)
 	e.queue.wakes.jobs(lanes, len(batch))
 	if waits {
@@ -294,6 +296,7 @@ func (e *engine) run(ctx context.Context) error {
 
 	<-ctx.Done()
 	e.runner.refusing.Store(true)
+	close(e.queue.stopping)
 	stopClaiming()
 	claimed, idle := make(chan struct{}), make(chan struct{})
 	go func() {

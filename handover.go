@@ -28,7 +28,9 @@ type handover struct {
 	log    *slog.Logger
 	stats  *counters
 	health *loopHealth
-	opened func() // a gate may be open
+
+	opened  func()            // a gate may be open
+	written func([]outcomeOf) // told of what its handlers' transactions have written
 }
 
 const (
@@ -129,4 +131,5 @@ func (h *handover) completed(ctx context.Context, o outcomeOf) {
 	if len(o.claim.job.gates) > 0 {
 		h.opened()
 	}
+	h.written([]outcomeOf{o})
 }

@@ -98,6 +98,9 @@ type NewJob struct {
 	Timeout time.Duration
 	// Retention overrides the queue's, field by field.
 	Retention Retention
+	// Awaited says that somebody is going to wait for the job: see
+	// [SimpleQueue.Wait].
+	Awaited bool
 }
 
 // NoTimeout, as a timeout, lets an attempt run for ever.
@@ -154,9 +157,10 @@ type Job struct {
 	CreatedAt      time.Time
 	Errors         []AttemptError // failed attempts, oldest first, at most ten
 
-	run    *running // what runs it, nil outside a handler
-	result string   // JSON, as set by SetResult
-	gates  []string // that it passes, one after the other
+	run     *running // what runs it, nil outside a handler
+	result  string   // JSON, as set by SetResult
+	gates   []string // that it passes, one after the other
+	awaited bool     // as given at insert
 }
 
 // AttemptError is the record of one failed attempt.
@@ -201,10 +205,11 @@ type props struct {
 	FairnessKey  string            `json:"fairness_key,omitempty"`
 	Gates        []string          `json:"gates,omitempty"`
 	BlockDead    bool              `json:"block_dead,omitempty"` // of its order key
+	Awaited      bool              `json:"awaited,omitempty"` // somebody may be waiting for it
 }
 
 func (p *props) empty() bool {
 	return len(p.Metadata) == 0 && len(p.TraceContext) == 0 && p.TimeoutMS == 0 &&
-		p.KeepArchive == 0 && p.KeepDLQ == 0 && p.ParentID == nil && p.Codec == "" && !p.Bounded &&
+		p.KeepArchive == 0 && p.KeepDLQ == 0 && p.ParentID == nil && p.Codec == "" && !p.Bounded && !p.Awaited &&
 		p.OrderKey == "" && len(p.Gates) == 0
 }

@@ -178,6 +178,7 @@ func (l *Lease) settle(ctx context.Context, v verdict) error {
 	if l.ended = true; !moved {
 		return ErrLeaseLost
 	}
+	l.queue.wakes.ended(awaitedOf(batch))
 	lanes, due, waits := wakesFor(batch)
 	l.queue.wakes.jobs(lanes, 1)
 	if len(l.claim.job.gates) > 0 {

@@ -234,7 +234,8 @@ func (r *ready) encodeProps(parent *Job, index int) error {
 	p := props{
 		Metadata: j.Metadata, TraceContext: j.TraceContext,
 		KeepArchive: keepSeconds(j.Retention.Archive), KeepDLQ: keepSeconds(j.Retention.DeadLetter),
-		Bounded: r.bounded, OrderKey: j.OrderKey, FairnessKey: j.FairnessKey, Gates: r.gates, BlockDead: r.blocks,
+		Bounded: r.bounded, Awaited: j.Awaited,
+		OrderKey: j.OrderKey, FairnessKey: j.FairnessKey, Gates: r.gates, BlockDead: r.blocks,
 	}
 	if j.Timeout > 0 {
 		p.TimeoutMS = max(1, j.Timeout.Milliseconds())

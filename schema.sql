@@ -1996,3 +1996,82 @@ END
 $$;
 
 COMMIT;
+
+-- Migration 6: wait
+BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
+SET LOCAL search_path = pg_catalog, pg_temp;
+SET LOCAL standard_conforming_strings = on;
+SET LOCAL quote_all_identifiers = off;
+SET LOCAL client_min_messages = warning;
+SELECT pg_advisory_xact_lock(4501424693070463611);
+DO $prepare$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_namespace WHERE nspname = 'simplequeue') THEN
+        CREATE SCHEMA "simplequeue";
+    END IF;
+    CREATE TABLE IF NOT EXISTS "simplequeue".schema_migration (
+        version    integer     NOT NULL PRIMARY KEY,
+        name       text        NOT NULL,
+        applied_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+        checksum   text        NOT NULL
+    );
+END
+$prepare$;
+INSERT INTO "simplequeue".schema_migration (version, name, checksum)
+VALUES (6, 'wait', '5f7e3de56d279953b72163505883687d6b1e8940af6fea7c12a952e289a6c09a');
+
+-- The outcomes of jobs that somebody may be waiting for and of which nothing
+-- else is kept: how they ended, with which result, without their payloads. They
+-- stay for ten minutes at least. Each ten minutes another of the four tables is
+-- filled, and one that was filled before is emptied, so that expiry deletes no
+-- rows.
+CREATE TABLE "simplequeue".job_outcome (
+    id              uuid        NOT NULL,
+    created_at      timestamptz NOT NULL,
+    started_at      timestamptz,
+    finished_at     timestamptz NOT NULL DEFAULT clock_timestamp(),
+    worker_id       uuid,
+    slot            integer     NOT NULL DEFAULT (floor(extract(epoch FROM clock_timestamp()) / 600)::bigint & 3)::integer,
+    attempt         integer     NOT NULL,
+    max_attempts    integer     NOT NULL,
+    reprocess_count integer     NOT NULL,
+    crash_count     integer     NOT NULL,
+    priority        smallint    NOT NULL,
+    state           text        NOT NULL,
+    queue           text        NOT NULL,
+    kind            text        NOT NULL,
+    unique_key      text,
+    fingerprint     text,
+    reason          text,
+    errors          jsonb,
+    props           jsonb,
+    result          jsonb
+) PARTITION BY LIST (slot);
+CREATE INDEX job_outcome_id ON "simplequeue".job_outcome (id);
+CREATE TABLE "simplequeue".job_outcome_0 PARTITION OF "simplequeue".job_outcome FOR VALUES IN (0);
+CREATE TABLE "simplequeue".job_outcome_1 PARTITION OF "simplequeue".job_outcome FOR VALUES IN (1);
+CREATE TABLE "simplequeue".job_outcome_2 PARTITION OF "simplequeue".job_outcome FOR VALUES IN (2);
+CREATE TABLE "simplequeue".job_outcome_3 PARTITION OF "simplequeue".job_outcome FOR VALUES IN (3);
+
+-- Empties the table of job_outcome whose ten minutes have been over for ten more,
+-- and reports whether it has. It never waits for a lock: in use, the table is
+-- tried again at the next call, or when its turn comes again.
+CREATE FUNCTION "simplequeue".expire_outcomes()
+RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    -- Two before the one that is filled now; two after it as well, so that it is
+    -- not filled while this runs.
+    child text := 'job_outcome_' || ((floor(extract(epoch FROM clock_timestamp()) / 600)::bigint + 2) & 3);
+BEGIN
+    IF pg_relation_size(to_regclass(format('%I.%I', 'simplequeue', child))) = 0 THEN
+        RETURN false;
+    END IF;
+    EXECUTE format('LOCK TABLE ONLY %I.%I IN ACCESS EXCLUSIVE MODE NOWAIT', 'simplequeue', child);
+    EXECUTE format('TRUNCATE %I.%I', 'simplequeue', child);
+    RETURN true;
+EXCEPTION WHEN lock_not_available THEN
+    RETURN false;
+END
+$$;
+
+COMMIT;

@@ -252,7 +252,7 @@ func (j *Janitor) housekeep(ctx context.Context) (dropped int, err error) {
 		}))
 		dropped += n
 	}
-	errs = append(errs, j.db.Tx(ctx, limit,
+	errs = append(errs, j.db.Tx(ctx, limit, store.Step{Statement: expireOutcomes}), j.db.Tx(ctx, limit,
 		store.Step{Statement: forgetChosenIDs, Args: []any{10 * batch}},
 		store.Step{Statement: forgetRepeatedLanes},
 		store.Step{Statement: forgetSilentWorkers}))

@@ -20,7 +20,7 @@ WITH gone AS (
     SELECT {g.job}, 'cancelled', nullif($2::text, '')
     FROM gone AS g
 ), ` + Release("gone", "true") + `, ` + ReleaseGates("gone", "true", "false") + `
-SELECT g.id, coalesce(g.props ? 'gates', false) FROM gone AS g`
+SELECT g.id, coalesce(g.props ? 'gates', false), coalesce(g.props ? 'awaited', false) FROM gone AS g`
 
 var (
 	cancelWaiting = Define(in("job_waiting", cancelLive))
@@ -58,6 +58,8 @@ type Cancelled struct {
 	Ended map[[16]byte]bool // waiting or pending before, ended now
 	Gated bool              // some of these had gates, which may be open now
 	Asked map[[16]byte]bool // running, and asked to stop
+
+	Awaited [][16]byte // of Ended, those that somebody may be waiting for
 }
 
 // CancelLocked asks jobs to stop whose rows stay locked, and returns those that
@@ -85,11 +87,14 @@ func (db *DB) Cancel(ctx context.Context, limit time.Duration, ids [][16]byte, r
 	args := []any{uuids(ids), reason}
 	ended := func(row pgx.Rows) error {
 		var id [16]byte
-		gated := false
-		if err := row.Scan(&id, &gated); err != nil {
+		var gated, awaited bool
+		if err := row.Scan(&id, &gated, &awaited); err != nil {
 			return err
 		}
 		c.Ended[id], c.Gated = true, c.Gated || gated
+		if awaited {
+			c.Awaited = append(c.Awaited, id)
+		}
 		return nil
 	}
 	err := db.Tx(ctx, limit,

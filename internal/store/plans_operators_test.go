@@ -14,6 +14,11 @@ func (d *plansData) operators() []*hotStatement {
 	none := []any{nil, nil, nil, false, nil, true, []byte("raw")}
 	archived := ids(archiveIDs, 1, plansBatch)
 	dead := ids(archiveIDs, d.n+1, plansBatch)
+	var claims, nonces []int64
+	for i := 1; i <= plansBatch; i++ {
+		claims, nonces = append(claims, int64(i*claimStep)), append(nonces, int64(i))
+	}
+	text := "error"
 	list := []*hotStatement{
 		{
 			name: "changeWaiting", find: "NULL::bigint AS seq, NULL::smallint AS was_lane",
@@ -57,9 +62,22 @@ func (d *plansData) operators() []*hotStatement {
 			args: []any{ids(finishedIDs, 1, plansBatch)}, rows: 1200, buffers: 3000, sorts: plansBatch,
 		},
 		{
-			name: "states", find: "SELECT j.id, j.state\n",
+			name: "outcomes", find: "FROM simplequeue.job_outcome AS o",
 			args: []any{ids(runningIDs, 1, plansBatch)}, whole: []string{"job_running", "job_cancel"},
 			rows: 25000, buffers: 16000, sorts: plansRunning,
+		},
+		{
+			name: "outcomes of ended jobs", find: "FROM simplequeue.job_outcome AS o",
+			args: []any{archived}, whole: []string{"job_running", "job_cancel"},
+			rows: 25000, buffers: 16000, sorts: plansRunning,
+		},
+		{
+			name: "settleOutcome", settles: store.SettleOutcome,
+			args: []any{claims, nonces, repeat(plansBatch, "failed"), repeat(plansBatch, ""), repeat(plansBatch, &text), repeat[*string](plansBatch, nil), repeat(plansBatch, "{}")},
+			rows: 1500, buffers: 3500,
+		},
+		{
+			name: "expireOutcomes", find: "simplequeue.expire_outcomes()", rows: 1, buffers: 300,
 		},
 		{
 			name: "holds", find: "l.beat_at\n        FROM simplequeue.job_running",
