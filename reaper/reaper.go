@@ -121,7 +121,7 @@ func (r *Reaper) sweep(ctx context.Context) (Result, error) {
 	if err := r.db.TryBeat(ctx, limit); err != nil {
 		return Result{}, err
 	}
-	waited := time.Since(began) > r.patience()
+	waited := time.Since(began) > longWait
 	mine := false
 	err := r.db.Tx(ctx, limit, store.Step{
 		Statement: markSweep, Args: []any{r.opts.Interval.Milliseconds(), waited},
@@ -145,9 +145,13 @@ func (r *Reaper) sweep(ctx context.Context) (Result, error) {
 var endSweep = store.Define(`
 UPDATE {schema}.job_sweep AS s SET swept_at = clock_timestamp() WHERE s.name = 'reaper'`)
 
-// patience is how long a sweep may wait for a lock on a table before that counts
-// as a time in which nobody could beat. A beat itself is given a quarter of the
-// heartbeat interval.
+// longWait is for how long a sweep may wait before that counts as a time in which
+// nobody could beat, where it is too short for a gap between sweeps. A busy
+// machine must not take that long each time, or nothing would ever be reaped.
+const longWait = time.Second
+
+// patience is how long a sweep that has begun waits for a lock. A beat itself is
+// given a quarter of the heartbeat interval.
 func (r *Reaper) patience() time.Duration {
 	return min(max(r.opts.Interval/4, 100*time.Millisecond), time.Second)
 }

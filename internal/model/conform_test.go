@@ -24,8 +24,8 @@ import (
 func TestMain(m *testing.M) { pgtest.Main(m) }
 
 // Worlds without moments inside of statements, whose walks PostgreSQL can follow.
-// Gates are not among them: their statements are not of this schema yet. Nor are
-// failovers, which no statement makes.
+// Gates are not among them, for an admission looks at more than one; they have
+// tests of their own. Nor are failovers, which no statement makes.
 var (
 	followed = World{
 		Name: "jobs of their own", Jobs: 2, Workers: 2, Attempts: 2, MaxCrashes: 2, Delayed: true, Coarse: true,
