@@ -79,9 +79,17 @@ func (r *running) fence() store.Claim {
 	return store.Claim{ID: r.claim.id, Nonce: r.claim.nonce, JobID: r.claim.job.ID}
 }
 
+// keeper is the part of the store that holds what handlers keep with their jobs.
+type keeper interface {
+	Changed(ctx context.Context, limit time.Duration, s store.Step) (held bool, err error)
+	ChangedWithin(ctx context.Context, tx store.Querier, s store.Step) (held bool, err error)
+	Unseen(ctx context.Context, limit time.Duration, tx store.Querier, c store.Claim) error
+	Steps(ctx context.Context, limit time.Duration, id [16]byte) (object []byte, err error)
+}
+
 // change writes the job under its fence.
 func (r *running) change(ctx context.Context, s store.Step) error {
-	held, err := r.queue.db.Changed(ctx, workLimit, s)
+	held, err := r.queue.kept.Changed(ctx, workLimit, s)
 	if err == nil && !held {
 		err = ErrLeaseLost
 	}
@@ -101,12 +109,12 @@ func (r *running) changeWithin(ctx context.Context, tx store.Querier, steps ...s
 	}
 	held, err := false, error(nil)
 	for _, s := range steps {
-		if held, err = r.queue.db.ChangedWithin(ctx, tx, s); err != nil {
+		if held, err = r.queue.kept.ChangedWithin(ctx, tx, s); err != nil {
 			break
 		}
 	}
 	if err == nil && !held {
-		if err = r.queue.db.Unseen(ctx, workLimit, tx, r.fence()); err == nil {
+		if err = r.queue.kept.Unseen(ctx, workLimit, tx, r.fence()); err == nil {
 			err = ErrLeaseLost
 		}
 	}

@@ -158,8 +158,6 @@ func (q *SimpleQueue) SetFairWeight(ctx context.Context, queue, key string, weig
 	return nil
 }
 
-const maxWeight = 1000
-
 // BlockedKey is an order key that a dead job keeps closed.
 type BlockedKey struct {
 	Queue    string

@@ -135,10 +135,12 @@ func (m *Mux) Queue() string { return m.queue }
 func (m *Mux) Process(ctx context.Context, job *Job) error {
 	h, ok := m.kinds[job.Kind]
 	if !ok {
-		return &outcome{action: actPark, err: fmt.Errorf("no handler for kind %q", job.Kind)}
+		return &outcome{action: actPark, err: unknownKind(job.Kind)}
 	}
 	return h.Process(ctx, job)
 }
+
+func unknownKind(kind string) error { return fmt.Errorf("no handler for kind %q", kind) }
 
 // Acquire asks the [Permitter] of the kind's handler, if it is one.
 func (m *Mux) Acquire(ctx context.Context, job *Job) (func(), error) {

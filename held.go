@@ -45,7 +45,7 @@ func (q *SimpleQueue) hold(ctx context.Context, tx store.Querier, b *batch) erro
 // over, that was committed or cancelled before, or that never was.
 func (q *SimpleQueue) CommitHeld(ctx context.Context, ids ...uuid.UUID) ([]uuid.UUID, error) {
 	var done *letGo
-	err := pgx.BeginTxFunc(ctx, q.pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) (err error) {
+	err := q.db.CallerTx(ctx, func(tx pgx.Tx) (err error) {
 		done, err = q.letGo(ctx, pgxQuerier{tx}, ids)
 		return err
 	})

@@ -37,8 +37,15 @@ func (q *SimpleQueue) InsertMany(ctx context.Context, jobs []NewJob) ([]Inserted
 }
 
 // insertOwn inserts jobs in a transaction of the library's.
-func (q *SimpleQueue) insertOwn(ctx context.Context, jobs []NewJob) ([]Inserted, error) {
-	results, err := q.insertOnce(ctx, jobs)
+func (q *SimpleQueue) insertOwn(ctx context.Context, jobs []NewJob) (results []Inserted, err error) {
+	if q.db.Within != nil {
+		err = q.db.Within.Tx(ctx, func(tx pgx.Tx) error {
+			results, err = q.insertWithin(ctx, pgxQuerier{tx}, jobs)
+			return err
+		})
+		return results, err
+	}
+	results, err = q.insertOnce(ctx, jobs)
 	for try := 0; err != nil && try < boundTries && q.unaware(ctx, err, jobs); try++ {
 		results, err = q.insertOnce(ctx, jobs)
 	}

@@ -20,6 +20,10 @@ type laneBook struct {
 	suspectBusy bool // a suspect runs here; there is at most one
 
 	fullCost time.Duration // what the last read without watermark took
+
+	portions []portion // of the claim that is being made
+	entries  entryBook
+	risen    int64 // jobs claimed before some of higher priority, for their age
 }
 
 // queueLanes are the lanes of one queue.
@@ -29,6 +33,7 @@ type queueLanes struct {
 	suspect lane
 	lanes   []*lane   // by priority
 	probeAt time.Time // when all lanes are looked at next, wake-up or not
+	idle    bool      // it had less than it was asked for the last time
 }
 
 // lane is one priority of a queue.
@@ -38,6 +43,8 @@ type lane struct {
 	short  bool      // the last claim above the watermark found too little
 	fullAt time.Time // last claim without a watermark
 	mark   watermark
+	since  time.Time // when its first job entered, zero for just now or not known; with aging only
+	risen  bool      // in the claim that is being made it comes before one of higher priority
 }
 
 const (
@@ -179,6 +186,7 @@ type group struct {
 	first, last int // in the request's lanes, half open
 	budget      int
 	queue       *queueLanes // nil for the suspects' group
+	all         bool        // all lanes, because it is time
 }
 
 // request is a claim to be made.
@@ -186,6 +194,7 @@ type request struct {
 	groups []group
 	probes []probe
 	limit  int
+	now    time.Time
 	chunk  int64 // the first of the two chunks that the lanes are read in, or store.AllChunks
 }
 
@@ -193,7 +202,7 @@ type request struct {
 // queue with free permits the front lane and the lanes that may hold jobs, all
 // lanes once an interval.
 func (b *laneBook) request(now time.Time, limit int) request {
-	r := request{limit: limit}
+	r := request{limit: limit, now: now}
 	if len(b.queues) == 0 {
 		return r
 	}
@@ -225,11 +234,11 @@ func (b *laneBook) request(now time.Time, limit int) request {
 		if all {
 			q.probeAt = now.Add(b.notSooner(jittered(b.every)))
 		}
-		g := group{first: len(r.probes), budget: budget, queue: q}
+		g := group{first: len(r.probes), budget: budget, queue: q, all: all}
 		if all || q.front.active {
 			r.probes = append(r.probes, probe{queue: q, lane: &q.front})
 		}
-		for _, l := range q.lanes {
+		for _, l := range b.ordered(q, now) {
 			if all || l.active && b.laneDueIn(l, now) <= 0 {
 				r.probes = append(r.probes, probe{queue: q, lane: l, after: b.start(l, now)})
 			}
@@ -244,6 +253,7 @@ func (b *laneBook) request(now time.Time, limit int) request {
 		g.last = len(r.probes)
 		r.groups = append([]group{g}, r.groups...)
 	}
+	b.share(&r)
 	r.chunk = r.chunkOf()
 	return r
 }
@@ -293,6 +303,9 @@ func (b *laneBook) claimed(r request, jobs []store.Claimed, took time.Duration, 
 			for _, l := range q.lanes {
 				if l.lane == jobs[i].Lane {
 					l.mark.observe(jobs[i].Seq)
+					if q.route.aging > 0 {
+						b.grow(l, &jobs[i], now)
+					}
 				}
 			}
 		}
@@ -302,6 +315,9 @@ func (b *laneBook) claimed(r request, jobs []store.Claimed, took time.Duration, 
 		n := suspects
 		if g.queue != nil {
 			n = found[g.queue]
+			if n >= g.budget || !cut {
+				g.queue.idle = n < g.budget
+			}
 		}
 		short := n < g.budget && !cut
 		for _, p := range r.probes[g.first:g.last] {
@@ -319,7 +335,7 @@ func (l *lane) read(after int64, short bool, now time.Time) {
 	case !short:
 		l.active, l.short = true, false
 	case after == 0:
-		l.active, l.short = false, false
+		l.active, l.short, l.since = false, false, time.Time{}
 	default:
 		l.active, l.short = true, true
 	}

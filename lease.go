@@ -56,19 +56,30 @@ func (q *SimpleQueue) Claim(ctx context.Context, queue string, n int, lease time
 	if paused {
 		return nil, nil
 	}
-	r := store.ClaimRequest{
-		Worker: q.hand, Nonce: int64(rand.Uint64()), LeaseMS: int(lease.Milliseconds()), Limit: min(n, maxClaim), Chunk: store.AllChunks,
-		First: []int32{1, 2}, Last: []int32{1, 12}, Budget: []int32{1, int32(min(n, maxClaim))},
-	}
-	for lane := int16(store.SuspectLane); lane <= 9; lane++ {
-		r.Queue, r.Lane, r.After = append(r.Queue, queue), append(r.Lane, lane), append(r.After, 0)
-	}
+	r := q.claimAll([]string{queue}, min(n, maxClaim), lease)
 	asked := time.Now()
 	rows, err := q.db.Claim(ctx, claimLimit, r)
 	if err != nil {
 		return nil, fmt.Errorf("simplequeue: claim: %w", err)
 	}
 	return q.leases(ctx, rows, r.Nonce, asked)
+}
+
+// claimAll asks for n jobs of queues, one after the other, each in its order:
+// first one that crashed its worker, then the others.
+func (q *SimpleQueue) claimAll(queues []string, n int, lease time.Duration) store.ClaimRequest {
+	r := store.ClaimRequest{
+		Worker: q.hand, Nonce: int64(rand.Uint64()), LeaseMS: int(lease.Milliseconds()), Limit: n, Chunk: store.AllChunks,
+	}
+	for _, queue := range queues {
+		at := int32(len(r.Queue))
+		r.First, r.Last = append(r.First, at+1, at+2), append(r.Last, at+1, at+12)
+		r.Budget = append(r.Budget, 1, int32(n))
+		for lane := int16(store.SuspectLane); lane <= 9; lane++ {
+			r.Queue, r.Lane, r.After = append(r.Queue, queue), append(r.Lane, lane), append(r.After, 0)
+		}
+	}
+	return r
 }
 
 // leases makes leases of claimed rows. Without their payloads they are of no

@@ -71,6 +71,11 @@ type Options struct {
 	// the archive and the DLQ. Default 1 s.
 	JanitorInterval time.Duration
 
+	// Aging lets waiting jobs of low priority rise: a job runs before every job of
+	// its queue that enters it later by more than the difference of their
+	// priorities times Aging, so that none is starved by others however many they
+	// are. Default none: strictly by priority. Negative, for a queue, means none.
+	Aging time.Duration
 	// MaxAttempts is how often a job may be started. Default 3.
 	MaxAttempts int
 	// Backoff is the delay before the next attempt. Default exponential from
@@ -111,7 +116,13 @@ type Options struct {
 
 // QueueOptions overrides [Options] for one queue. Zero fields inherit.
 type QueueOptions struct {
-	Permits     int
+	Permits int
+	// Weight, 1 to 1000, is the queue's share of the global permits while other
+	// queues of the process have work for them too: of a queue of weight 3 three
+	// times as many jobs run as of one of weight 1, as far as its own permits
+	// reach. Default 1.
+	Weight      int
+	Aging       time.Duration
 	MaxAttempts int
 	Backoff     backoff.Policy
 	Timeout     time.Duration // NoTimeout for none
@@ -227,6 +238,9 @@ func (o *Options) validate() error {
 			return &InvalidOptionError{c.name, c.value, fmt.Sprintf("must be %v to 24h, or 0 for the default", c.min)}
 		}
 	}
+	if o.Aging < 0 || o.Aging > maxAging {
+		return &InvalidOptionError{"Aging", o.Aging, fmt.Sprintf("must be at most %v, or 0 for none", maxAging)}
+	}
 	if o.Timeout < NoTimeout {
 		return &InvalidOptionError{"Timeout", o.Timeout, "must be positive, or 0 or NoTimeout for none"}
 	}
@@ -248,6 +262,12 @@ func (o *Options) validate() error {
 		}
 		if q.Permits < 0 || q.Permits > 1<<20 {
 			return &InvalidOptionError{field + ".Permits", q.Permits, "must be 1 to 1048576, or 0 for Options.QueuePermits"}
+		}
+		if q.Weight < 0 || q.Weight > maxWeight {
+			return &InvalidOptionError{field + ".Weight", q.Weight, fmt.Sprintf("must be 1 to %d, or 0 for 1", maxWeight)}
+		}
+		if q.Aging > maxAging {
+			return &InvalidOptionError{field + ".Aging", q.Aging, fmt.Sprintf("must be at most %v, 0 for Options.Aging or negative for none", maxAging)}
 		}
 		if q.MaxAttempts < 0 || q.MaxAttempts > maxAttempts {
 			return &InvalidOptionError{field + ".MaxAttempts", q.MaxAttempts, fmt.Sprintf("must be 1 to %d, or 0 for Options.MaxAttempts", maxAttempts)}
@@ -304,6 +324,8 @@ func def[T comparable](field *T, value T) {
 const (
 	maxQueueName      = 128
 	maxAttempts       = 1 << 20
+	maxWeight         = 1000 // of a queue, and of a fairness key
+	maxAging          = 365 * 24 * time.Hour
 	defaultMaxPayload = 1 << 20
 )
 

@@ -23,6 +23,7 @@ type claimer interface {
 	Adopt(ctx context.Context, limit time.Duration, worker uuid.UUID, nonces []int64) ([]store.Claimed, error)
 	Payloads(ctx context.Context, limit time.Duration, ids [][16]byte) (map[[16]byte]store.Payload, error)
 	Lanes(ctx context.Context, limit time.Duration, after int64, add func(store.Lane)) (int64, error)
+	Heads(ctx context.Context, limit time.Duration, lanes []store.Lane) (store.Heads, error)
 	HeedPauses(ctx context.Context, limit time.Duration, worker uuid.UUID, queues []string) (known bool, err error)
 }
 
@@ -64,6 +65,7 @@ type poller struct {
 	parkedAt   time.Time
 	parkedNext int // queue at which the next look for parked jobs starts
 	lanesAt    time.Time
+	headsAt    time.Time
 	allAt      time.Time
 	lastLane   int64
 	doubtful   []doubt
@@ -140,6 +142,9 @@ func (p *poller) turn(ctx, hard context.Context) error {
 		return err
 	}
 	if err := p.refreshLanes(ctx); err != nil {
+		return err
+	}
+	if err := p.readHeads(ctx); err != nil {
 		return err
 	}
 	p.takeHints()
@@ -276,6 +281,7 @@ func (p *poller) claim(ctx context.Context, permits int) (used int, err error) {
 		return used, fmt.Errorf("claim: %w", err)
 	}
 	p.book.claimed(r, jobs, time.Since(asked), time.Now())
+	p.stats.risen.Store(p.book.risen)
 	p.start(ctx, jobs, sr.Nonce, asked, len(jobs))
 	return used + len(jobs), nil
 }

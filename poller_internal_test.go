@@ -68,6 +68,10 @@ func (f *fakeClaimer) Payloads(context.Context, time.Duration, [][16]byte) (map[
 	return nil, nil
 }
 
+func (f *fakeClaimer) Heads(context.Context, time.Duration, []store.Lane) (store.Heads, error) {
+	panic("a queue without aging was asked for its first jobs")
+}
+
 func (f *fakeClaimer) HeedPauses(context.Context, time.Duration, uuid.UUID, []string) (bool, error) {
 	return true, nil
 }

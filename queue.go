@@ -21,6 +21,7 @@ type SimpleQueue struct {
 	opts   Options
 	pool   *pgxpool.Pool
 	db     *store.DB // on the caller's pool
+	kept   keeper    // db, which has what handlers keep
 	routes *routes
 	log    *slog.Logger
 	stats  counters
@@ -47,6 +48,10 @@ func New(pool *pgxpool.Pool, opts Options) (*SimpleQueue, error) {
 	if pool == nil {
 		return nil, &InvalidOptionError{"pool", nil, "must not be nil"}
 	}
+	return newOn(pool, opts)
+}
+
+func newOn(pool *pgxpool.Pool, opts Options) (*SimpleQueue, error) {
 	opts, err := opts.withDefaults()
 	if err != nil {
 		return nil, err
@@ -56,6 +61,7 @@ func New(pool *pgxpool.Pool, opts Options) (*SimpleQueue, error) {
 		return nil, err
 	}
 	q.db = &store.DB{Schema: store.NewSchema(opts.Schema), Pool: pool}
+	q.kept = q.db
 	q.wakes = &wakeups{queue: q, channel: channelName(opts.Schema)}
 	q.groups = newGrouper(q)
 	if opts.LogSink != nil {
@@ -81,6 +87,9 @@ func New(pool *pgxpool.Pool, opts Options) (*SimpleQueue, error) {
 func (q *SimpleQueue) Run(ctx context.Context) error {
 	if q.routes.empty {
 		return errNoHandlers
+	}
+	if q.db.Within != nil {
+		return errWithin
 	}
 	if !q.ran.CompareAndSwap(false, true) {
 		return ErrRunning

@@ -21,6 +21,7 @@ type routes struct {
 	exact    map[string]Handler
 	prefixes []prefixRoute // longest first
 	empty    bool
+	ages     bool // some queue has priority aging
 
 	mu     sync.RWMutex
 	queues map[string]*queueRoute
@@ -46,12 +47,17 @@ type queueRoute struct {
 	backoff   func(job *Job, err error) time.Duration
 	timeout   time.Duration
 	retention Retention
+	weight    int           // its share of the global permits, beside those of the others
+	aging     time.Duration // 0 for none
 }
 
 func newRoutes(opts *Options) (_ *routes, err error) {
 	r := &routes{
 		opts: opts, exact: map[string]Handler{}, empty: len(opts.Handlers) == 0,
-		queues: map[string]*queueRoute{}, limits: map[string]int{},
+		queues: map[string]*queueRoute{}, limits: map[string]int{}, ages: opts.Aging > 0,
+	}
+	for _, o := range opts.Queues {
+		r.ages = r.ages || o.Aging > 0
 	}
 	seen := map[string]bool{}
 	for i, h := range opts.Handlers {
@@ -202,7 +208,10 @@ func (r *routes) build(queue string, h Handler) *queueRoute {
 	o := r.opts.Queues[queue]
 	q := &queueRoute{
 		name: queue, handler: h, permits: newPermits(r.limit(queue)), window: newWindow(maxWindow),
-		timeout: r.opts.Timeout, retention: o.Retention.or(r.opts.Retention),
+		timeout: r.opts.Timeout, retention: o.Retention.or(r.opts.Retention), weight: max(1, o.Weight), aging: r.opts.Aging,
+	}
+	if o.Aging != 0 {
+		q.aging = max(0, o.Aging)
 	}
 	if o.Timeout != 0 {
 		q.timeout = o.Timeout

@@ -254,6 +254,8 @@ func (r *runner) process(ctx context.Context, c *claim, a *attempt) {
 	a.returned = true
 }
 
+const exitText = "handler ended its goroutine (runtime.Goexit)"
+
 // recoverInto turns a panic or runtime.Goexit into a failed attempt. It is the
 // one place that recovers a handler's panics, beside that of a [Batch].
 func (r *runner) recoverInto(a *attempt, ctx context.Context) {
@@ -270,7 +272,7 @@ func (r *runner) recoverInto(a *attempt, ctx context.Context) {
 // panicked is the failure of a function of the user's that did not return, for p
 // or by ending its goroutine.
 func panicked(p any) error {
-	text := "handler ended its goroutine (runtime.Goexit)"
+	text := exitText
 	if p != nil {
 		text = fmt.Sprintf("panic: %v", p)
 	}

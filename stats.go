@@ -18,6 +18,7 @@ type Stats struct {
 
 	Claims       int64 // statements that claimed at least one job
 	Claimed      int64 // jobs
+	Risen        int64 // of these, claimed before jobs of higher priority for their age
 	Completed    int64
 	Retried      int64 // failed attempts that are tried again
 	Rescheduled  int64
@@ -46,7 +47,7 @@ type counters struct {
 	running, stuck                                   atomic.Int64
 	claims, claimed, completed, retried, rescheduled atomic.Int64
 	deferred, givenBack, parked, dead                atomic.Int64
-	leasesLost, reaped, payloadBytes                 atomic.Int64
+	leasesLost, reaped, payloadBytes, risen          atomic.Int64
 	logLines, logLinesDropped                        atomic.Int64
 }
 
@@ -77,7 +78,7 @@ func (q *SimpleQueue) Stats() Stats {
 		Running: int(c.running.Load()), Stuck: int(c.stuck.Load()),
 		Claims: c.claims.Load(), Claimed: c.claimed.Load(), Completed: c.completed.Load(), Retried: c.retried.Load(),
 		Rescheduled: c.rescheduled.Load(), Deferred: c.deferred.Load(), GivenBack: c.givenBack.Load(),
-		Parked: c.parked.Load(), DeadLettered: c.dead.Load(), LeasesLost: c.leasesLost.Load(), Reaped: c.reaped.Load(),
+		Parked: c.parked.Load(), DeadLettered: c.dead.Load(), LeasesLost: c.leasesLost.Load(), Reaped: c.reaped.Load(), Risen: c.risen.Load(),
 		PayloadBytes: c.payloadBytes.Load(), LogLines: c.logLines.Load(), LogLinesDropped: c.logLinesDropped.Load(),
 		Queues: map[string]QueueStats{},
 	}

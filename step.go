@@ -80,7 +80,7 @@ func (r *running) loadSteps(ctx context.Context) (map[string]json.RawMessage, er
 	if r.claim.payloadBytes == 0 {
 		return steps, nil
 	}
-	object, err := r.queue.db.Steps(ctx, workLimit, r.claim.job.ID)
+	object, err := r.queue.kept.Steps(ctx, workLimit, r.claim.job.ID)
 	if err == nil && object != nil {
 		err = json.Unmarshal(object, &steps)
 	}

@@ -48,11 +48,11 @@ WITH late AS MATERIALIZED (
 )
 SELECT (SELECT count(*) FROM gone), (SELECT count(*) FROM dropped)`)
 
-// expire deletes jobs that were not committed in time.
-func (j *Janitor) expire(ctx context.Context) (expired int, err error) {
+// ExpireHeld deletes jobs that were not committed in time, and returns how many.
+func ExpireHeld(ctx context.Context, db *store.DB) (expired int, err error) {
 	for {
 		n, dropped := 0, 0
-		err := j.db.Tx(ctx, limit, store.Step{
+		err := db.Tx(ctx, limit, store.Step{
 			Statement: expireHeld, Args: []any{batch}, Scan: func(row pgx.Rows) error { return row.Scan(&n, &dropped) },
 		})
 		expired += n

@@ -143,7 +143,7 @@ func (j *Janitor) sweep(ctx context.Context, full bool) (r Result, err error) {
 	var moveErr error
 	r.Archived, r.DeadLettered, moveErr = j.moveFinished(ctx)
 	var expireErr error
-	r.Expired, expireErr = j.expire(ctx)
+	r.Expired, expireErr = ExpireHeld(ctx, j.db)
 	rotateErr := j.db.Tx(ctx, limit, store.Step{
 		Statement: rotate, Args: []any{rotateLive, rotateBytes},
 		Scan: func(row pgx.Rows) error {

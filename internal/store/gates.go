@@ -187,8 +187,13 @@ type Admission struct {
 // can. At most window jobs are inside of a fair gate.
 func (db *DB) Admit(ctx context.Context, limit time.Duration, from int64, most, window int) (Admission, error) {
 	var a Admission
-	err := db.Tx(ctx, limit,
-		Step{Statement: lockGates, Args: []any{db.name + ".admit"}},
+	before := []Step{{Statement: lockGates, Args: []any{db.name + ".admit"}}}
+	if db.Within != nil {
+		// Nobody else sees these jobs, and the lock would be held as long as that
+		// transaction goes on.
+		before = []Step{{Statement: givePlaces}, {Statement: givePlacesAtEnd}}
+	}
+	err := db.Tx(ctx, limit, append(before,
 		Step{Statement: admit, Args: []any{most, from, window}, Scan: func(row pgx.Rows) error {
 			var queues []string
 			var lanes []int16
@@ -204,7 +209,7 @@ func (db *DB) Admit(ctx context.Context, limit time.Duration, from int64, most, 
 				a.Due = &due
 			}
 			return nil
-		}})
+		}})...)
 	return a, err
 }
 

@@ -2,7 +2,10 @@ package store
 
 import (
 	"context"
+	"errors"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 )
 
 // Lines are lines of jobs' logs, by column.
@@ -56,19 +59,20 @@ type Line struct {
 
 // JobLines calls each for the lines of a job, in order, until that returns false.
 func (db *DB) JobLines(ctx context.Context, id [16]byte, each func(Line) bool) error {
-	rows, err := db.Pool.Query(ctx, db.SQL(jobLines), uuidText(id))
-	if err != nil {
-		return err
-	}
-	defer rows.Close()
-	for rows.Next() {
+	err := db.read(ctx, Step{Statement: jobLines, Args: []any{uuidText(id)}, Scan: func(row pgx.Rows) error {
 		var l Line
-		if err := rows.Scan(&l.Attempt, &l.At, &l.Level, &l.Message, &l.Attrs); err != nil {
+		if err := row.Scan(&l.Attempt, &l.At, &l.Level, &l.Message, &l.Attrs); err != nil {
 			return err
 		}
 		if !each(l) {
-			return nil
+			return errEnough
 		}
+		return nil
+	}})
+	if errors.Is(err, errEnough) {
+		return nil
 	}
-	return rows.Err()
+	return err
 }
+
+var errEnough = errors.New("the caller has read enough")

@@ -355,18 +355,12 @@ func (db *DB) Count(ctx context.Context, f Filter) (map[string]int64, error) {
 	if len(list) == 0 {
 		return counts, nil
 	}
-	rows, err := db.Pool.Query(ctx, db.expand(strings.Join(list, "\nUNION ALL ")), q.args...)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	for rows.Next() {
+	err := db.read(ctx, Step{Text: strings.Join(list, "\nUNION ALL "), Args: q.args, Scan: func(row pgx.Rows) error {
 		var state string
 		var n int64
-		if err := rows.Scan(&state, &n); err != nil {
-			return nil, err
-		}
+		err := row.Scan(&state, &n)
 		counts[state] += n
-	}
-	return counts, rows.Err()
+		return err
+	}})
+	return counts, err
 }

@@ -46,6 +46,10 @@ var plainStatements = []string{
 	"UPDATE simplequeue.job_sweep AS s SET",
 	"SELECT true FROM simplequeue.job_sweep",
 	"SELECT clock_timestamp()",
+	"UPDATE simplequeue.job_waiting\nSET run_at", // all there is; for tests of programs alone
+	"SET CONSTRAINTS simplequeue.",               // for tests of programs alone
+	"FROM simplequeue.job_queue_seq_seq AS s",
+	"SELECT l.place, head.seq, head.created_at", // one probe for each lane
 	"simplequeue.job_pause AS p (queue, reason)",
 	"DELETE FROM simplequeue.job_pause",
 	"SELECT true FROM simplequeue.job_pause",

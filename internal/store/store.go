@@ -84,7 +84,8 @@ func (s *Schema) SQLs(st Statement) []string { return s.texts[st] }
 // DB runs statements of one schema on a pool.
 type DB struct {
 	*Schema
-	Pool *pgxpool.Pool
+	Pool   *pgxpool.Pool
+	Within *Within // instead of Pool, if it is set
 }
 
 // Step is one statement of a transaction.
@@ -115,6 +116,9 @@ const settings = `SELECT
 // default is, in a single round trip. It takes at most limit, on the server and
 // here.
 func (db *DB) Tx(ctx context.Context, limit time.Duration, steps ...Step) error {
+	if db.Within != nil {
+		return db.stepsWithin(ctx, steps)
+	}
 	ctx, cancel := context.WithTimeout(ctx, limit+limit/4)
 	defer cancel()
 	conn, err := db.Pool.Acquire(ctx)
@@ -127,11 +131,7 @@ func (db *DB) Tx(ctx context.Context, limit time.Duration, steps ...Step) error 
 	batch.Queue("BEGIN ISOLATION LEVEL READ COMMITTED")
 	batch.Queue(settings, strconv.FormatInt(limit.Milliseconds(), 10))
 	for _, s := range steps {
-		text := db.texts[s.Statement][s.Slot]
-		if s.Text != "" {
-			text = db.expand(s.Text)
-		}
-		batch.Queue(text, s.Args...)
+		batch.Queue(db.text(s), s.Args...)
 	}
 	batch.Queue("COMMIT")
 	if err := readBatch(conn.SendBatch(ctx, &batch), steps); err != nil {
@@ -139,6 +139,13 @@ func (db *DB) Tx(ctx context.Context, limit time.Duration, steps ...Step) error 
 		return err
 	}
 	return nil
+}
+
+func (s *Schema) text(step Step) string {
+	if step.Text != "" {
+		return s.expand(step.Text)
+	}
+	return s.texts[step.Statement][step.Slot]
 }
 
 func readBatch(results pgx.BatchResults, steps []Step) (err error) {
@@ -169,6 +176,10 @@ func readStep(results pgx.BatchResults, s Step) error {
 	if err != nil {
 		return err
 	}
+	return scanStep(rows, s)
+}
+
+func scanStep(rows pgx.Rows, s Step) error {
 	defer rows.Close()
 	for rows.Next() {
 		if s.Scan != nil {
@@ -258,6 +269,9 @@ func in(table, text string) string { return strings.ReplaceAll(text, "{table}", 
 // InTx runs f in a READ COMMITTED transaction with the engine's settings, for
 // what needs the answer of one statement to write the next.
 func (db *DB) InTx(ctx context.Context, limit time.Duration, f func(ctx context.Context, tx pgx.Tx) error) error {
+	if db.Within != nil {
+		return db.Within.Tx(ctx, func(tx pgx.Tx) error { return f(ctx, tx) })
+	}
 	ctx, cancel := context.WithTimeout(ctx, limit+limit/4)
 	defer cancel()
 	return pgx.BeginTxFunc(ctx, db.Pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
