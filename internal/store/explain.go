@@ -11,7 +11,7 @@ import (
 // lies before it in its lane, and in those before its own, is counted up to a
 // bound.
 var holds = Define(`
-WITH job AS MATERIALIZED (
+WITH asked AS MATERIALIZED (
     SELECT j.id, j.queue, j.kind, j.state
     FROM {schema}.job AS j
     WHERE j.id = $1::text::uuid
@@ -50,7 +50,7 @@ SELECT j.id,
         JOIN {schema}.job_cancel AS c ON c.claim_id = r.claim_id AND c.claim_nonce = r.claim_nonce
         WHERE r.id = j.id
         LIMIT 1)
-FROM job AS j`)
+FROM asked AS j`)
 
 // Holds is what may hold a job back.
 type Holds struct {
