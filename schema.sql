@@ -1320,3 +1320,45 @@ END
 $$;
 
 COMMIT;
+
+-- Migration 5: roles
+BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
+SET LOCAL search_path = pg_catalog, pg_temp;
+SET LOCAL standard_conforming_strings = on;
+SET LOCAL quote_all_identifiers = off;
+SET LOCAL client_min_messages = warning;
+SELECT pg_advisory_xact_lock(4501424693070463611);
+DO $prepare$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_namespace WHERE nspname = 'simplequeue') THEN
+        CREATE SCHEMA "simplequeue";
+    END IF;
+    CREATE TABLE IF NOT EXISTS "simplequeue".schema_migration (
+        version    integer     NOT NULL PRIMARY KEY,
+        name       text        NOT NULL,
+        applied_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+        checksum   text        NOT NULL
+    );
+END
+$prepare$;
+INSERT INTO "simplequeue".schema_migration (version, name, checksum)
+VALUES (5, 'roles', '1d81d71a163261c15c2243b2578cc9df4e30c3401c6570702a30e4042c565b2c');
+
+-- Roles that may enqueue, work or administer own nothing. What an insert has to
+-- look at or change beyond its own rows, these functions do for it with the
+-- rights of the schema's owner: tell whether an id is known, who holds a unique
+-- key, change the holder as the new job says, and take slots of limited queues.
+--
+-- Nobody may call a function that acts for the owner unless a role was granted
+-- that: migrate.Grants, or roles.sql, has the grants.
+ALTER FUNCTION "simplequeue".jobs_known SECURITY DEFINER;
+ALTER FUNCTION "simplequeue".unique_holder SECURITY DEFINER;
+ALTER FUNCTION "simplequeue".take_over SECURITY DEFINER;
+ALTER FUNCTION "simplequeue".take_slots SECURITY DEFINER;
+
+REVOKE EXECUTE ON FUNCTION
+    "simplequeue".jobs_known, "simplequeue".unique_holder, "simplequeue".take_over, "simplequeue".take_slots,
+    "simplequeue".make_partitions, "simplequeue".drop_expired, "simplequeue".rotate, "simplequeue".guard_lane
+    FROM PUBLIC;
+
+COMMIT;
