@@ -63,6 +63,11 @@ func New(pool *pgxpool.Pool, opts Options) (*SimpleQueue, error) {
 	}
 	q.ends = &endWatch{look: q.states}
 	q.inserts = chainInserts(q.opts.InsertMiddleware)
+	if opts.Spool != nil {
+		if err := opts.Spool.Attach(&SpoolTarget{q}); err != nil {
+			return nil, &InvalidOptionError{"Spool", opts.Spool, err.Error()}
+		}
+	}
 	return q, nil
 }
 
