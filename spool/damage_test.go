@@ -127,9 +127,8 @@ func TestADamagedFileIsRefusedAndRepaired(t *testing.T) {
 		least  int // calls that can be saved
 	}{
 		"a page in the middle": {func(text []byte) []byte {
-			at := bytes.LastIndex(text, []byte(`"Payload":100,`)) / page * page
 			for i := bytes.Index(text, []byte(`"Payload":100,`)); i >= 0; {
-				at = i / page * page
+				at := i / page * page
 				copy(text[at:at+page], bytes.Repeat([]byte{0xA5}, page))
 				i = bytes.Index(text, []byte(`"Payload":100,`))
 			}

@@ -117,7 +117,8 @@ func TestAnInsertInDoubtIsMadeOnce(t *testing.T) {
 	for name, keep := range map[string]time.Duration{"kept": 0, "kept nowhere": simplequeue.KeepNothing} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			b := newRig(t, spool.Options{Patience: 1500 * time.Millisecond}, simplequeue.Options{})
+			b := newRig(t, spool.Options{Patience: 4 * time.Second}, simplequeue.Options{})
+			b.put(job("other", 0), false) // the pool is connected
 			b.exec(`CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.5); RETURN NULL; END $$`)
 			b.exec(`CREATE CONSTRAINT TRIGGER wait AFTER INSERT ON simplequeue.job_queue DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION wait()`)
 			j := job("a", 1)
