@@ -37,6 +37,7 @@ type file struct {
 	maxJobs           int
 	maxBytes          int64
 	db                *bbolt.DB
+	raw               *os.File // what db has open
 	damaged           []uint64 // records that were set aside by openFile
 	mu                sync.Mutex
 	closed            bool
@@ -105,33 +106,44 @@ func guarded(path string, f func() error) (err error) {
 // that are damaged.
 func openFile(path string, opts Options) (*file, error) {
 	f := &file{path: path, maxJobs: opts.MaxJobs, maxBytes: opts.MaxBytes}
-	_, err := os.Stat(path)
-	fresh := errors.Is(err, fs.ErrNotExist)
+	info, err := os.Stat(path)
+	fresh := errors.Is(err, fs.ErrNotExist) || err == nil && info.Size() == 0
 	if err := f.open(false); err != nil {
 		return nil, err
 	}
-	if err := f.check(fresh); err != nil {
-		_ = f.db.Close()
-		return nil, err
+	err = f.check(fresh)
+	if err == nil && fresh {
+		err = syncFolder(filepath.Dir(path))
 	}
-	if fresh {
-		if err := syncFolder(filepath.Dir(path)); err != nil {
-			_ = f.db.Close()
-			return nil, fmt.Errorf("spool: %w", err)
-		}
+	if err != nil {
+		f.giveUp()
+		return nil, err
 	}
 	return f, nil
 }
 
+// giveUp closes a file that may be damaged, in whatever state bbolt is.
+func (f *file) giveUp() {
+	_ = guarded(f.path, f.db.Close)
+	f.drop()
+}
+
+// drop closes what bbolt has left open.
+func (f *file) drop() {
+	if _, err := f.raw.Stat(); err == nil { // bbolt has not closed it
+		unlock(f.raw)
+		_ = f.raw.Close()
+	}
+}
+
 // open opens the file, which nobody else may have open.
 func (f *file) open(readOnly bool) error {
-	var raw *os.File
 	options := *bbolt.DefaultOptions
 	options.Timeout, options.ReadOnly, options.FreelistType, options.NoStatistics = lockWait, readOnly, bbolt.FreelistMapType, true
 	options.OpenFile = func(name string, flag int, mode os.FileMode) (*os.File, error) {
 		var err error
-		raw, err = os.OpenFile(name, flag, mode)
-		return raw, err
+		f.raw, err = os.OpenFile(name, flag, mode)
+		return f.raw, err
 	}
 	err := guarded(f.path, func() (err error) {
 		f.db, err = bbolt.Open(f.path, 0o600, &options)
@@ -142,7 +154,7 @@ func (f *file) open(readOnly bool) error {
 	case err == nil:
 		return nil
 	case errors.As(err, &corrupt):
-		_ = raw.Close() // with its lock
+		f.drop()
 		return err
 	case errors.Is(err, bolterrors.ErrTimeout):
 		return fmt.Errorf("%w: %s is open in another process, or twice in this one: give each process a file of its own", ErrInUse, f.path)
@@ -157,11 +169,13 @@ func (f *file) open(readOnly bool) error {
 // buckets of a new file.
 func (f *file) check(fresh bool) error {
 	damaged := map[uint64]string{}
+	if fresh {
+		if err := f.update(f.found); err != nil {
+			return err
+		}
+	}
 	err := guarded(f.path, func() error {
-		return f.db.Update(func(tx *bbolt.Tx) error {
-			if fresh || tx.Bucket(bucketMeta) == nil && isEmpty(tx) {
-				return f.found(tx)
-			}
+		return f.db.View(func(tx *bbolt.Tx) error {
 			meta, jobs, aside := tx.Bucket(bucketMeta), tx.Bucket(bucketJobs), tx.Bucket(bucketAside)
 			if meta == nil || jobs == nil || aside == nil {
 				return &CorruptError{f.path, "it is not a spool, or has lost a part"}
@@ -214,11 +228,6 @@ func (f *file) check(fresh bool) error {
 		f.damaged = append(f.damaged, n)
 	}
 	return nil
-}
-
-func isEmpty(tx *bbolt.Tx) bool {
-	k, _ := tx.Cursor().First()
-	return k == nil
 }
 
 // found makes the buckets of a new file.

@@ -64,7 +64,7 @@ func (r *Repaired) copy(path string, to *file) error {
 		}
 		return err
 	}
-	defer from.db.Close()
+	defer from.giveUp()
 	var last uint64
 	var schema []byte
 	_ = from.view(func(tx *bbolt.Tx) error { // what is not found stays empty
