@@ -165,8 +165,9 @@ func (f *file) open(readOnly bool) error {
 	return fmt.Errorf("spool: open: %w", err)
 }
 
-// check reads every record, then lets bbolt check its pages, and makes the
-// buckets of a new file.
+// check reads every record, and with them every page in use, and makes the
+// buckets of a new file. bbolt's own check would end the process where a page
+// leads out of the file.
 func (f *file) check(fresh bool) error {
 	damaged := map[uint64]string{}
 	if fresh {
@@ -176,6 +177,9 @@ func (f *file) check(fresh bool) error {
 	}
 	err := guarded(f.path, func() error {
 		return f.db.View(func(tx *bbolt.Tx) error {
+			if info, err := f.raw.Stat(); err != nil || info.Size() < tx.Size() {
+				return &CorruptError{f.path, fmt.Sprintf("it has been cut off: %d bytes belong to it (%v)", tx.Size(), err)}
+			}
 			meta, jobs, aside := tx.Bucket(bucketMeta), tx.Bucket(bucketJobs), tx.Bucket(bucketAside)
 			if meta == nil || jobs == nil || aside == nil {
 				return &CorruptError{f.path, "it is not a spool, or has lost a part"}
@@ -204,19 +208,6 @@ func (f *file) check(fresh bool) error {
 				return nil
 			})
 		})
-	})
-	if err != nil {
-		return err
-	}
-	err = f.db.View(func(tx *bbolt.Tx) error {
-		var problems []error
-		for err := range tx.Check() {
-			problems = append(problems, err)
-		}
-		if len(problems) > 0 {
-			return &CorruptError{f.path, fmt.Sprintf("%v (and %d problems more)", problems[0], len(problems)-1)}
-		}
-		return nil
 	})
 	if err != nil {
 		return err
