@@ -174,7 +174,8 @@ func (q *SimpleQueue) insertBounded(ctx context.Context, tx store.Querier, b *ba
 
 // insertError says where an error comes from that does not say so itself.
 func insertError(err error) error {
-	if errors.Is(err, ErrQueueFull) {
+	var invalid *InvalidJobError
+	if err == nil || errors.Is(err, ErrQueueFull) || errors.As(err, &invalid) {
 		return err
 	}
 	return fmt.Errorf("simplequeue: insert: %w", err)

@@ -68,7 +68,7 @@ func (q *SimpleQueue) cancel(ctx context.Context, ids []uuid.UUID, reason string
 	reason = clean(reason, maxErrorText)
 	done := map[uuid.UUID]State{}
 	open := ids
-	asked := false
+	asked, gated := false, false
 	for round := range cancelRounds {
 		if round > 0 {
 			if err := waitFor(ctx, cancelPause<<(round-1)); err != nil {
@@ -79,6 +79,12 @@ func (q *SimpleQueue) cancel(ctx context.Context, ids []uuid.UUID, reason string
 		if err != nil {
 			return done, fmt.Errorf("simplequeue: cancel: %w", err)
 		}
+		gated = gated || c.Gated
+		awaited := make([]uuid.UUID, len(c.Awaited))
+		for i, id := range c.Awaited {
+			awaited[i] = id
+		}
+		q.wakes.ended(awaited)
 		var rest []uuid.UUID
 		for _, id := range open {
 			switch {
@@ -108,6 +114,9 @@ func (q *SimpleQueue) cancel(ctx context.Context, ids []uuid.UUID, reason string
 	}
 	if asked {
 		q.wakes.cancels()
+	}
+	if gated {
+		q.wakes.gates()
 	}
 	return done, nil
 }

@@ -38,7 +38,9 @@ const (
 // job that begins from then on sees the change, and none that had begun before
 // exists. A job that keeps its priority keeps its place in the queue, except
 // where a new run time has it wait. A job that waits after a failed attempt can
-// be changed too; so can one whose kind is unknown, which ignores a run time.
+// be changed too; so can one whose kind is unknown, which ignores a run time. A
+// job at a gate or held stays there, and a run time counts from when it is let in
+// or committed; so does one that is first of its order key, which it keeps.
 //
 // Errors: [ErrStarted] where the job is running, [ErrFinished] where it has
 // ended, [ErrNotFound]; [*InvalidJobError] for what no job may be.

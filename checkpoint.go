@@ -88,9 +88,9 @@ func (r *running) change(ctx context.Context, s store.Step) error {
 	return err
 }
 
-// changeWithin is change in a transaction. Errors of the database come back as
-// they are.
-func (r *running) changeWithin(ctx context.Context, tx store.Querier, s store.Step) error {
+// changeWithin is change in a transaction, by several steps of which the last one
+// tells. Errors of the database come back as they are.
+func (r *running) changeWithin(ctx context.Context, tx store.Querier, steps ...store.Step) error {
 	// From now on whoever takes an outcome of this claim waits for the
 	// transaction; if one was taken before, it is too late for this.
 	r.claim.entering.Add(1)
@@ -99,7 +99,12 @@ func (r *running) changeWithin(ctx context.Context, tx store.Querier, s store.St
 	if r.claim.settled.Load() {
 		return ErrLeaseLost
 	}
-	held, err := r.queue.db.ChangedWithin(ctx, tx, s)
+	held, err := false, error(nil)
+	for _, s := range steps {
+		if held, err = r.queue.db.ChangedWithin(ctx, tx, s); err != nil {
+			break
+		}
+	}
 	if err == nil && !held {
 		if err = r.queue.db.Unseen(ctx, workLimit, tx, r.fence()); err == nil {
 			err = ErrLeaseLost

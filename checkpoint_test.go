@@ -168,6 +168,7 @@ func TestCheckpointSurvivesStopAndCrash(t *testing.T) {
 		pool := pgtest.New(t)
 		begun := make(chan uuid.UUID, 1)
 		first := newQueue(t, pool, simplequeue.Options{
+			GlobalPermits:  1, // only the second may run it again
 			ReaperInterval: time.Hour, Stop: simplequeue.StopTimeouts{Drain: -1},
 			Handlers: []simplequeue.Handler{simplequeue.HandlerFunc("q", func(ctx context.Context, job *simplequeue.Job) error {
 				if err := job.Checkpoint(ctx, "stored", nil); err != nil {
@@ -236,6 +237,7 @@ func TestCheckpointOfAStaleOwner(t *testing.T) {
 			pool := pgtest.New(t)
 			begun, reaped, answer := make(chan uuid.UUID, 1), make(chan struct{}), make(chan error, 2)
 			old := newQueue(t, pool, simplequeue.Options{
+				GlobalPermits:  1, // only the next owner may run it again
 				ReaperInterval: time.Hour,
 				Handlers: []simplequeue.Handler{simplequeue.HandlerFunc("q", func(_ context.Context, job *simplequeue.Job) error {
 					begun <- job.ID

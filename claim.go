@@ -39,10 +39,12 @@ func (j *Job) fill(errors, properties []byte) {
 	var p props
 	_ = json.Unmarshal(properties, &p)
 	j.Metadata, j.TraceContext = p.Metadata, p.TraceContext
+	j.OrderKey, j.FairnessKey, j.gates = p.OrderKey, p.FairnessKey, p.Gates
 	j.Timeout = time.Duration(p.TimeoutMS) * time.Millisecond
 	if p.TimeoutMS < 0 {
 		j.Timeout = NoTimeout
 	}
+	j.awaited = p.Awaited
 	j.Retention = Retention{Archive: keepDuration(p.KeepArchive), DeadLetter: keepDuration(p.KeepDLQ)}
 	if p.ParentID != nil {
 		j.ParentID = *p.ParentID

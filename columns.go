@@ -1,6 +1,7 @@
 package simplequeue
 
 import (
+	"errors"
 	"time"
 
 	"github.com/simplequeue/simplequeue/internal/store"
@@ -48,11 +49,29 @@ func (b *batch) columns(at []int) *store.NewJobs {
 			n.UniqueScopes, n.UniqueKeys = append(n.UniqueScopes, nil), append(n.UniqueKeys, nil)
 		}
 		n.RunAts, n.DelaysUS = append(n.RunAts, nonZero(j.RunAt)), append(n.DelaysUS, positive(j.Delay))
+		n.Reasons = append(n.Reasons, nonEmpty(r.waitsFor))
 	}
 	return n
 }
 
-// row is a plain job as COPY takes it.
+var errNotEncoded = errors.New("a job was not encoded")
+
+// rows gives the plain jobs as COPY takes them, each when it is encoded: what
+// comes over the channel is how many are.
+func (b *batch) rows(encoded <-chan int) func(i int) (store.PlainJob, error) {
+	n := 0
+	return func(i int) (store.PlainJob, error) {
+		for i >= n {
+			more, open := <-encoded
+			if !open {
+				return store.PlainJob{}, errNotEncoded
+			}
+			n = more
+		}
+		return b.row(i), nil
+	}
+}
+
 func (b *batch) row(i int) store.PlainJob {
 	r := &b.jobs[i]
 	j := store.PlainJob{
@@ -65,15 +84,19 @@ func (b *batch) row(i int) store.PlainJob {
 	return j
 }
 
+// besideAll is what the plain jobs have beside their rows together.
+func (b *batch) besideAll() *store.NewJobs {
+	n := &store.NewJobs{}
+	for _, l := range b.lanes {
+		n.LaneQueues, n.LanePriorities = append(n.LaneQueues, l.Queue), append(n.LanePriorities, l.Priority)
+	}
+	return n
+}
+
 // beside is what the plain jobs from one position to another have beside their
-// rows, nil for nothing. The lanes of all go with the first.
+// rows, nil for nothing.
 func (b *batch) beside(from, to int) *store.NewJobs {
 	n := &store.NewJobs{}
-	if from == 0 {
-		for _, l := range b.lanes {
-			n.LaneQueues, n.LanePriorities = append(n.LaneQueues, l.Queue), append(n.LanePriorities, l.Priority)
-		}
-	}
 	for i := from; i < to; i++ {
 		r := &b.jobs[i]
 		if r.job.Fingerprint != "" {
@@ -83,7 +106,7 @@ func (b *batch) beside(from, to int) *store.NewJobs {
 			n.BigIDs, n.BigPayloads, n.BigRaws = append(n.BigIDs, r.id.String()), append(n.BigPayloads, r.payload), append(n.BigRaws, r.job.Raw)
 		}
 	}
-	if len(n.LaneQueues)+len(n.IDs)+len(n.BigIDs) == 0 {
+	if len(n.IDs)+len(n.BigIDs) == 0 {
 		return nil
 	}
 	return n

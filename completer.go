@@ -224,9 +224,8 @@ func (c *completer) write(ctx context.Context, batch []outcomeOf, aside bool) (m
 func (c *completer) makePartitions(ctx context.Context, batch []outcomeOf) error {
 	var archive, dead []int64
 	for _, o := range batch {
-		r := o.claim.retention()
-		archive = append(archive, keepSeconds(r.Archive))
-		dead = append(dead, keepSeconds(r.DeadLetter))
+		archive = append(archive, o.claim.keepArchive())
+		dead = append(dead, o.claim.keepDead())
 	}
 	compact := func(list []int64) []int64 { slices.Sort(list); return slices.Compact(list) }
 	return c.partitions.MakePartitions(ctx, compact(archive), compact(dead))
@@ -234,6 +233,32 @@ func (c *completer) makePartitions(ctx context.Context, batch []outcomeOf) error
 
 // retention is the job's own, else its queue's.
 func (c *claim) retention() Retention { return c.job.Retention.or(c.route.retention) }
+
+func (c *claim) keepArchive() int64 { return c.keep(c.retention().Archive) }
+func (c *claim) keepDead() int64    { return c.keep(c.retention().DeadLetter) }
+
+// keep is how long the job is kept, in seconds: what somebody may be waiting for
+// stays for ten minutes, if it is kept at all.
+func (c *claim) keep(d time.Duration) int64 {
+	seconds := keepSeconds(d)
+	if c.job.awaited && seconds >= 0 {
+		seconds = max(seconds, outcomeKept)
+	}
+	return seconds
+}
+
+// outcomeOnly reports whether nothing is kept of the job, ended so, but what
+// whoever waits for it is to be told.
+func (c *claim) outcomeOnly(s State) bool {
+	if !c.job.awaited {
+		return false
+	}
+	keep := c.retention().DeadLetter
+	if s == StateCompleted {
+		keep = c.retention().Archive
+	}
+	return keep == KeepNothing
+}
 
 // retry paces the tries of a loop that must not give up: quick at first, every
 // two seconds at the slowest, so that work goes on soon after an outage.

@@ -44,9 +44,15 @@ func (j *Job) completeWithin(ctx context.Context, tx store.Querier) error {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	keep := keepSeconds(r.claim.retention().Archive)
-	step := completion(r.fence(), keep, j.result, r.queue.partitions.ready(ctx, r.queue, keep))
-	if err := r.changeWithin(ctx, tx, step); err != nil {
+	keep := r.claim.keepArchive()
+	// An outcome that stays for ten minutes goes by way of the janitor, which
+	// sees it when the transaction has committed, however long that takes.
+	direct := !r.claim.outcomeOnly(StateCompleted) && r.queue.partitions.ready(ctx, r.queue, keep)
+	steps := []store.Step{completion(r.fence(), keep, j.result, direct)}
+	if r.claim.job.ordered() {
+		steps = append(opening(r.fence()), steps...)
+	}
+	if err := r.changeWithin(ctx, tx, steps...); err != nil {
 		return fmt.Errorf("simplequeue: complete: %w", err)
 	}
 	r.claim.completing.Store(true)
@@ -68,6 +74,19 @@ func completion(c store.Claim, keep int64, result string, partition bool) store.
 	}
 	s.States, s.Reasons, s.Texts, s.Stacks = []string{string(StateCompleted)}, []string{""}, []*string{nil}, []*string{nil}
 	return store.SettleAside(s)
+}
+
+// opening are the steps that open the order key of a job that completes. Like
+// the engine's they come before the job goes, under the lock on its row.
+func opening(c store.Claim) []store.Step {
+	s := &store.Settle{
+		Slot: c.Slot(), ClaimIDs: []int64{c.ID}, Nonces: []int64{c.Nonce},
+		Fates: []string{store.GateEnd}, RunAtUS: []*int64{nil}, AfterUS: []*int64{nil},
+	}
+	return []store.Step{
+		{Statement: store.LockClaims, Slot: s.Slot, Args: []any{s.ClaimIDs, s.Nonces}},
+		store.FreeGates(s),
+	}
 }
 
 // madePartitions remembers which partitions of the archive need not be asked

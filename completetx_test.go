@@ -513,6 +513,7 @@ func TestCompletionByAStaleOwner(t *testing.T) {
 	makeEffects(t, pool)
 	begun, reaped, answer := make(chan uuid.UUID, 1), make(chan struct{}), make(chan error, 1)
 	old := newQueue(t, pool, simplequeue.Options{
+		GlobalPermits:  1, // only the next owner may run it again
 		ReaperInterval: time.Hour,
 		Handlers: []simplequeue.Handler{simplequeue.HandlerFunc("q", func(_ context.Context, job *simplequeue.Job) error {
 			begun <- job.ID

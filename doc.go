@@ -22,6 +22,9 @@
 // completed jobs go to job_queue_archive, others that have ended to
 // job_queue_dlq, the dead letter queue, both partitioned by the day they expire.
 //
+// Whoever wants to know what has become of a job waits for it, in any process:
+// [SimpleQueue.InsertAndWait], [SimpleQueue.Wait].
+//
 // A janitor archives what ended outside a worker, and drops expired partitions.
 // A reaper finds jobs whose worker has been silent for longer than their lease
 // and makes them runnable again, or ends them.

@@ -5,8 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"math"
 	"reflect"
 	"strconv"
 	"strings"
@@ -95,21 +93,7 @@ func jsonProblem(text []byte) string {
 			return problem
 		}
 	}
-	if exponentInside(text) || len(text) > maxJSONDigits {
-		return numberProblem(text)
-	}
-	return ""
-}
-
-// exponentInside reports whether there may be a number with an exponent: an e
-// after a digit, be it in a string.
-func exponentInside(text []byte) bool {
-	for i := 1; i < len(text); i++ {
-		if text[i]|0x20 == 'e' && text[i-1]-'0' <= 9 {
-			return true
-		}
-	}
-	return false
+	return numberProblem(text)
 }
 
 // escapeProblem walks the \u escapes of JSON text. An escaped backslash before
@@ -150,31 +134,53 @@ func hexRune(digits []byte) rune {
 
 // numberProblem looks for numbers that PostgreSQL's numeric cannot hold.
 func numberProblem(text []byte) string {
-	d := json.NewDecoder(bytes.NewReader(text))
-	d.UseNumber()
-	for {
-		token, err := d.Token()
-		if errors.Is(err, io.EOF) {
-			return ""
-		}
-		if err != nil {
-			return "does not parse: " + err.Error()
-		}
-		n, ok := token.(json.Number)
-		if !ok {
-			continue
-		}
-		mantissa, exponent, _ := strings.Cut(strings.ToLower(n.String()), "e")
-		e := 0
-		if exponent != "" {
-			if e, err = strconv.Atoi(exponent); err != nil {
-				e = math.MaxInt32
+	for i := 0; i < len(text); i++ {
+		switch c := text[i]; {
+		case c == '"':
+			i = stringEnd(text, i+1)
+		case c == '-' || '0' <= c && c <= '9':
+			from := i
+			for i+1 < len(text) && strings.IndexByte("0123456789+-.eE", text[i+1]) >= 0 {
+				i++
+			}
+			if n := text[from : i+1]; !numeric(n) {
+				return fmt.Sprintf("holds the number %s, which is beyond PostgreSQL's numeric: send it as a string", shorten(string(n)))
 			}
 		}
-		if len(mantissa) > maxJSONDigits || e > maxJSONExponent || e < -maxJSONDigits+len(mantissa) {
-			return fmt.Sprintf("holds the number %s, which is beyond PostgreSQL's numeric: send it as a string", shorten(n.String()))
-		}
 	}
+	return ""
+}
+
+// stringEnd is where the string ends whose first byte is at i.
+func stringEnd(text []byte, i int) int {
+	for {
+		n := bytes.IndexByte(text[i:], '"')
+		if n < 0 {
+			return len(text)
+		}
+		i += n
+		escapes := 0
+		for text[i-1-escapes] == '\\' {
+			escapes++
+		}
+		if escapes%2 == 0 {
+			return i
+		}
+		i++
+	}
+}
+
+// numeric reports whether a number of JSON fits into PostgreSQL's numeric.
+func numeric(n []byte) bool {
+	mantissa, exponent := n, 0
+	if at := bytes.IndexAny(n, "eE"); at >= 0 {
+		var err error
+		if exponent, err = strconv.Atoi(string(n[at+1:])); err != nil {
+			return false
+		}
+		mantissa = n[:at]
+	}
+	return len(mantissa) <= maxJSONDigits && exponent <= maxJSONExponent && exponent >= -maxJSONDigits+len(mantissa)
 }
 
 func shorten(s string) string { return clean(s, 60) }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -31,6 +32,7 @@ type engine struct {
 	handover  *handover
 	beater    *beater
 	promoter  *promoter
+	admitter  *admitter
 	janitor   *janitor.Janitor
 	reaper    *reaper.Reaper
 	global    *semaphore.Weighted
@@ -132,6 +134,9 @@ func (e *engine) build(ctx context.Context) (err error) {
 			if r.Requeued > 0 {
 				e.poller.hint(nil)
 			}
+			if r.Reaped() > r.Requeued {
+				e.admitter.hint()
+			}
 		},
 	})
 	if err != nil {
@@ -144,6 +149,10 @@ func (e *engine) build(ctx context.Context) (err error) {
 		db: e.db, every: min(o.PollInterval, time.Second), soon: make(chan time.Duration, 1), wake: q.wakes.jobs,
 		log: q.log, health: e.health.loop("promoter", o.PollInterval),
 	}
+	e.admitter = &admitter{
+		db: e.db, every: min(o.PollInterval, time.Second), soon: make(chan struct{}, 1), wake: q.wakes.jobs, due: e.promoter.hint,
+		log: q.log, health: e.health.loop("admitter", o.PollInterval),
+	}
 	e.completer = &completer{
 		db: e.db, partitions: e.janitor, in: make(chan outcomeOf, o.GlobalPermits), finish: make(chan struct{}),
 		aside: o.finishAside, beater: e.beater, log: q.log, stats: &q.stats,
@@ -152,6 +161,7 @@ func (e *engine) build(ctx context.Context) (err error) {
 	e.handover = &handover{
 		db: e.db, in: make(chan outcomeOf, o.GlobalPermits), finish: make(chan struct{}), onward: e.completer.in,
 		beater: e.beater, log: q.log, stats: &q.stats, health: e.health.loop("transactions of handlers", 0),
+		opened: e.admitter.hint, written: e.written,
 	}
 	e.completer.handed = e.handover.in
 	memory := newPayloadMemory(o.PayloadMemory, &q.stats.payloadBytes)
@@ -198,12 +208,17 @@ func (e *engine) free() int {
 	return e.queue.opts.GlobalPermits - int(e.queue.stats.running.Load())
 }
 
-// written wakes what has to move the jobs of settled claims on.
+// written wakes what has to move the jobs of settled claims on, and tells whoever
+// waits for them.
 func (e *engine) written(batch []outcomeOf) {
+	e.queue.wakes.ended(awaitedOf(batch))
 	lanes, due, waits := wakesFor(batch)
 	e.queue.wakes.jobs(lanes, len(batch))
 	if waits {
 		e.promoter.hint(due)
+	}
+	if slices.ContainsFunc(batch, func(o outcomeOf) bool { return len(o.claim.job.gates) > 0 }) {
+		e.admitter.hint()
 	}
 }
 
@@ -230,6 +245,9 @@ func (e *engine) received(n note) {
 	}
 	if n.pause {
 		e.poller.lookForPauses()
+	}
+	if n.gate {
+		e.admitter.hint()
 	}
 	switch {
 	case n.any:
@@ -263,6 +281,7 @@ func (e *engine) run(ctx context.Context) error {
 	e.completing.Go(func() { e.reportIdle(e.flushing) })
 	e.stage1.Go(func() { e.poller.run(claiming, hard) })
 	e.stage1.Go(func() { e.promoter.run(claiming) })
+	e.stage1.Go(func() { e.admitter.run(claiming) })
 	e.stage1.Go(func() { _ = e.janitor.Run(claiming) })
 	e.stage1.Go(func() { _ = e.reaper.Run(claiming) })
 	e.stage1.Go(func() { e.register(claiming) })
@@ -277,6 +296,7 @@ func (e *engine) run(ctx context.Context) error {
 
 	<-ctx.Done()
 	e.runner.refusing.Store(true)
+	close(e.queue.stopping)
 	stopClaiming()
 	claimed, idle := make(chan struct{}), make(chan struct{})
 	go func() {

@@ -28,6 +28,7 @@ func enqueueArgs(job simplequeue.NewJob) pgx.NamedArgs {
 		"queue": job.Queue, "payload": job.Payload, "kind": job.Kind, "priority": job.Priority, "max_attempts": job.MaxAttempts,
 		"unique_key": job.UniqueKey, "unique_global": job.UniqueGlobal, "unique_fields": job.Unique.Fields,
 		"on_conflict": []string{"skip", "replace", "debounce"}[job.Unique.OnConflict],
+		"order_key":   job.OrderKey, "fairness_key": job.FairnessKey,
 		"fingerprint": job.Fingerprint, "metadata": job.Metadata, "trace_context": job.TraceContext, "raw": job.Raw,
 	}
 	keep := func(name string, d time.Duration) {
@@ -57,7 +58,7 @@ func enqueueArgs(job simplequeue.NewJob) pgx.NamedArgs {
 	if job.Unique.Zone != "" {
 		args["unique_zone"] = job.Unique.Zone
 	}
-	for name, d := range map[string]time.Duration{"delay": job.Delay, "unique_window": job.Unique.Window, "unique_max_delay": job.Unique.MaxDelay} {
+	for name, d := range map[string]time.Duration{"delay": job.Delay, "hold": job.Hold, "unique_window": job.Unique.Window, "unique_max_delay": job.Unique.MaxDelay} {
 		if d != 0 {
 			args[name] = d
 		}
@@ -87,10 +88,15 @@ func TestEnqueueStoresWhatInsertStores(t *testing.T) {
 	row := func(id uuid.UUID) string {
 		return queryOne[string](t, pool, `
 			SELECT concat_ws(E'\n', (SELECT to_jsonb(j) - '{id,created_at,seq,run_at}'::text[] FROM simplequeue.job_queue AS j WHERE id = $1),
-			                 (SELECT to_jsonb(w) - '{id,created_at,run_at}'::text[] || jsonb_build_object('in', round(extract(epoch FROM w.run_at - w.created_at) / 20)) FROM simplequeue.job_waiting AS w WHERE id = $1),
+			                 (SELECT to_jsonb(w) - '{id,created_at,run_at}'::text[] || jsonb_build_object('in', CASE WHEN w.run_at < 'infinity' THEN round(extract(epoch FROM w.run_at - w.created_at) / 20) END) FROM simplequeue.job_waiting AS w WHERE id = $1),
 			                 (SELECT to_jsonb(p) - 'id' FROM simplequeue.job_payload AS p WHERE id = $1),
 			                 (SELECT to_jsonb(f) - 'job_id' FROM simplequeue.job_fingerprint AS f WHERE job_id = $1),
 			                 (SELECT to_jsonb(u) - 'job_id' FROM simplequeue.job_unique AS u WHERE job_id = $1),
+			                 (SELECT to_jsonb(g) - '{job_id,arrived,place,tx,run_at}'::text[] || jsonb_build_object('in', round(extract(epoch FROM g.run_at - w.created_at) / 20))
+			                  FROM simplequeue.job_gated AS g JOIN simplequeue.job_waiting AS w ON w.id = g.job_id WHERE job_id = $1),
+			                 (SELECT to_jsonb(h) - '{job_id,expires_at,run_at}'::text[] || jsonb_build_object('in', round(extract(epoch FROM h.run_at - w.created_at) / 20),
+			                         'until', round(extract(epoch FROM h.expires_at - w.created_at) / 20))
+			                  FROM simplequeue.job_held AS h JOIN simplequeue.job_waiting AS w ON w.id = h.job_id WHERE job_id = $1),
 			                 (SELECT 'chosen' FROM simplequeue.job_client_id AS c WHERE id = $1))`, id)
 	}
 	if err := q.SetQueueLimit(t.Context(), "bounded", 5); err != nil {
@@ -153,6 +159,15 @@ func TestEnqueueStoresWhatInsertStores(t *testing.T) {
 		if some(4) {
 			job.ID = uuid.New()
 		}
+		if some(3) {
+			job.OrderKey = "k\t" + fmt.Sprint(n)
+		}
+		if some(3) {
+			job.FairnessKey = fmt.Sprint("f", n)
+		}
+		if some(3) && job.Unique.OnConflict == simplequeue.ConflictSkip {
+			job.Hold = time.Duration(1+r.IntN(100)) * time.Hour
+		}
 		var rows []string
 		for _, insert := range []func() (simplequeue.Inserted, error){
 			func() (simplequeue.Inserted, error) { return q.Insert(t.Context(), job) },
@@ -191,6 +206,10 @@ func TestEnqueueRefusesWhatInsertRefuses(t *testing.T) {
 		{Queue: "a", Kind: long(129)},
 		{Queue: "a", UniqueKey: long(513)},
 		{Queue: "a", Fingerprint: long(513)},
+		{Queue: "a", OrderKey: long(513)},
+		{Queue: "a", FairnessKey: long(513)},
+		{Queue: "a", Hold: -time.Hour},
+		{Queue: "a", Hold: 8 * 24 * time.Hour},
 		{Queue: "a", Priority: -1},
 		{Queue: "a", Priority: 10},
 		{Queue: "a", MaxAttempts: -1},
@@ -222,6 +241,7 @@ func TestEnqueueRefusesWhatInsertRefuses(t *testing.T) {
 		`'a', unique_key => 'k', unique_zone => 'UTC'`:                                    `needs a unique_window of whole days`,
 		`'a', unique_key => 'k', unique_zone => 'Mars/Olympus', unique_window => '1 day'`: `not recognized`,
 		`'a', unique_key => 'k', on_conflict => 'explode'`:                                `must be skip, replace or debounce`,
+		`'a', unique_key => 'k', on_conflict => 'replace', hold => '1 hour'`:              `is not held anew`,
 		`'a', unique_key => 'k', on_conflict => 'debounce'`:                               `needs a delay or run_at`,
 		`'a', unique_fields => '{n}'`:                                                     `needs a payload`,
 		`'a', run_at => 'infinity'`:                                                       `must be in the years 1 to 9999`,

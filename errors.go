@@ -14,7 +14,8 @@ var (
 	ErrLeaseLost = errors.New("simplequeue: lease lost")
 	// ErrTimeout: the job ran longer than its timeout allows.
 	ErrTimeout = errors.New("simplequeue: job timed out")
-	// ErrCancelled: an operator or the program cancelled the job.
+	// ErrCancelled: an operator or the program cancelled the job. Whoever waits
+	// for such a job gets it too, as a [*NotCompletedError].
 	ErrCancelled = errors.New("simplequeue: job cancelled")
 	// ErrShutdown: Run is stopping and the time to drain is over. The job is
 	// given back without using up the attempt.
@@ -55,6 +56,28 @@ var (
 	// ErrRunning is returned by Run when the SimpleQueue has been run before.
 	ErrRunning = errors.New("simplequeue: Run was already called")
 )
+
+// NotCompletedError is the error of a wait for a job that has ended, but has not
+// completed. It is [ErrCancelled] for one that was cancelled.
+type NotCompletedError struct {
+	Job JobInfo // without its payload
+}
+
+func (e *NotCompletedError) Error() string {
+	text := fmt.Sprintf("simplequeue: job %v has ended as %s", e.Job.ID, e.Job.State)
+	if e.Job.Reason != "" {
+		text += " (" + e.Job.Reason + ")"
+	}
+	if last := e.Job.LastError(); last != "" {
+		text += ": " + last
+	}
+	return text
+}
+
+// Is makes errors.Is(err, ErrCancelled) true for a job that was cancelled.
+func (e *NotCompletedError) Is(target error) bool {
+	return target == ErrCancelled && e.Job.State == StateCancelled
+}
 
 // InvalidJobError tells which field of a job cannot be stored, and why. An
 // insert that returns it has changed nothing.

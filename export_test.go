@@ -22,11 +22,21 @@ func (q *SimpleQueue) LimitGroups(d time.Duration) { q.groups.limit = d }
 
 // Waiters is how many calls wait for a job to end.
 func (q *SimpleQueue) Waiters() int {
-	q.ends.mu.Lock()
-	defer q.ends.mu.Unlock()
+	q.waits.mu.Lock()
+	defer q.waits.mu.Unlock()
 	n := 0
-	for _, list := range q.ends.waiting {
-		n += len(list)
+	for _, j := range q.waits.jobs {
+		n += len(j.callers)
 	}
 	return n
 }
+
+// Listening reports whether what is told of jobs that are waited for is heard.
+func (q *SimpleQueue) Listening() bool {
+	q.waits.mu.Lock()
+	defer q.waits.mu.Unlock()
+	return q.waits.listening
+}
+
+// EndedChannel is the channel on which jobs that are waited for are told of.
+func (q *SimpleQueue) EndedChannel() string { return endedChannel(q.wakes.channel) }

@@ -24,6 +24,8 @@ type Filter struct {
 	// any queue if that is empty.
 	UniqueKey   string
 	Fingerprint string
+	OrderKey    string
+	FairnessKey string
 	// Metadata selects jobs whose metadata holds all of these pairs.
 	Metadata map[string]string
 	// CreatedFrom and FinishedFrom are inclusive, CreatedBefore and
@@ -47,7 +49,12 @@ func (f *Filter) validate() error {
 		return &InvalidFilterError{Field: field, Value: shorten(value), Reason: reason}
 	}
 	for _, t := range []struct{ field, value string }{
-		{"Queue", f.Queue}, {"Kind", f.Kind}, {"UniqueKey", f.UniqueKey}, {"Fingerprint", f.Fingerprint},
+		{"Queue", f.Queue},
+		{"Kind", f.Kind},
+		{"UniqueKey", f.UniqueKey},
+		{"Fingerprint", f.Fingerprint},
+		{"OrderKey", f.OrderKey},
+		{"FairnessKey", f.FairnessKey},
 	} {
 		if problem := textProblem(t.value, maxKey); problem != "" {
 			return invalid(t.field, t.value, problem)
@@ -93,12 +100,14 @@ var liveStates = allStates[:4]
 // narrow reports whether the filter names some jobs, and not just states or
 // times of all there are.
 func (f *Filter) narrow() bool {
-	return f.IDs != nil || f.Queue != "" || f.Kind != "" || f.UniqueKey != "" || f.Fingerprint != "" || len(f.Metadata) > 0
+	return f.IDs != nil || f.Queue != "" || f.Kind != "" || f.UniqueKey != "" || f.Fingerprint != "" ||
+		f.OrderKey != "" || f.FairnessKey != "" || len(f.Metadata) > 0
 }
 
 func (f *Filter) store() store.Filter {
 	s := store.Filter{
-		Queue: f.Queue, Kind: f.Kind, UniqueKey: f.UniqueKey, Fingerprint: f.Fingerprint, Metadata: f.Metadata,
+		Queue: f.Queue, Kind: f.Kind, UniqueKey: f.UniqueKey, Fingerprint: f.Fingerprint,
+		OrderKey: f.OrderKey, FairnessKey: f.FairnessKey, Metadata: f.Metadata,
 		CreatedFrom: nonZero(f.CreatedFrom), CreatedBefore: nonZero(f.CreatedBefore),
 		FinishedFrom: nonZero(f.FinishedFrom), FinishedBefore: nonZero(f.FinishedBefore),
 	}
@@ -144,7 +153,7 @@ func (f *Filter) place(cursor string) (store.Place, error) {
 // sum tells filters apart. The limit may change from page to page.
 func (f *Filter) sum() []byte {
 	h := fnv.New32a()
-	fmt.Fprintf(h, "1 %q %v %v", []string{f.Queue, f.Kind, f.UniqueKey, f.Fingerprint}, f.Newest, f.States)
+	fmt.Fprintf(h, "1 %q %v %v", []string{f.Queue, f.Kind, f.UniqueKey, f.Fingerprint, f.OrderKey, f.FairnessKey}, f.Newest, f.States)
 	fmt.Fprintf(h, " %v %q", f.IDs, f.Metadata)
 	for _, t := range []time.Time{f.CreatedFrom, f.CreatedBefore, f.FinishedFrom, f.FinishedBefore} {
 		fmt.Fprintf(h, " %d", t.UnixNano())

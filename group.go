@@ -352,6 +352,7 @@ func merge(calls []*groupCall) *batch {
 			}
 		}
 	}
+	b.encoded = len(b.jobs)
 	return b
 }
 

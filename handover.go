@@ -28,6 +28,9 @@ type handover struct {
 	log    *slog.Logger
 	stats  *counters
 	health *loopHealth
+
+	opened  func()            // a gate may be open
+	written func([]outcomeOf) // told of what its handlers' transactions have written
 }
 
 const (
@@ -125,4 +128,8 @@ func (h *handover) completed(ctx context.Context, o outcomeOf) {
 	}
 	o.verdict = verdict{action: actComplete, state: StateCompleted}
 	h.stats.count(o)
+	if len(o.claim.job.gates) > 0 {
+		h.opened()
+	}
+	h.written([]outcomeOf{o})
 }

@@ -112,7 +112,7 @@ func (h heartbeat) end() { h <- struct{}{} }
 type leaser interface {
 	Beat(ctx context.Context, limit time.Duration, claimIDs, nonces []int64) (map[int64]bool, error)
 	CancelRequests(ctx context.Context, limit time.Duration) ([]store.CancelRequest, error)
-	Ping(ctx context.Context, limit time.Duration) error
+	TryBeat(ctx context.Context, limit time.Duration) error
 }
 
 // beater renews the leases of all claims that outlive an interval: many
@@ -227,13 +227,14 @@ func (b *beater) run(ctx context.Context) {
 	}
 }
 
-// refused reports whether a beat failed although others can write. One that got
-// no answer may have waited for a lock, while it was being prepared.
+// refused reports whether a beat failed although others can be written. Where it
+// had to wait, or got no answer, that is tried: while somebody has locked the
+// tables nobody's beats are written, and the reaper takes no job from anybody.
 func (b *beater) refused(ctx context.Context, err error) bool {
-	if store.Answered(err) {
+	if store.Answered(err) && !store.HadToWait(err) {
 		return !store.Unwritable(err)
 	}
-	return b.db.Ping(ctx, b.limit()) == nil
+	return b.db.TryBeat(ctx, b.limit()) == nil
 }
 
 // limit is how long a beat may take. A first beat may come two intervals after

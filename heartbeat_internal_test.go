@@ -28,7 +28,7 @@ type fakeLeaser struct {
 	at       []time.Time
 	gone     map[int64]bool
 	err      error
-	pingErr  error
+	tryErr   error
 	requests []store.CancelRequest
 }
 
@@ -52,10 +52,10 @@ func (f *fakeLeaser) CancelRequests(context.Context, time.Duration) ([]store.Can
 	return f.requests, f.err
 }
 
-func (f *fakeLeaser) Ping(context.Context, time.Duration) error {
+func (f *fakeLeaser) TryBeat(context.Context, time.Duration) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.pingErr
+	return f.tryErr
 }
 
 func (f *fakeLeaser) count() int { return len(f.claims()) }
@@ -218,7 +218,7 @@ func TestUnreachableDatabaseLosesNoLease(t *testing.T) {
 	beating(t, func(t *testing.T, b *beater, f *fakeLeaser) {
 		claims := testClaims(10)
 		b.add(claims)
-		f.set(func() { f.err, f.pingErr = errAway, errAway })
+		f.set(func() { f.err, f.tryErr = errAway, errAway })
 		time.Sleep(20 * testLease)
 		for _, c := range claims {
 			if err := c.lost(); err != nil {
@@ -231,12 +231,32 @@ func TestUnreachableDatabaseLosesNoLease(t *testing.T) {
 		if p := b.health.problem(time.Now(), testInterval); p == "" {
 			t.Error("health shows no problem")
 		}
-		f.set(func() { f.err, f.pingErr = nil, nil })
+		f.set(func() { f.err, f.tryErr = nil, nil })
 		time.Sleep(testInterval)
 		if p := b.health.problem(time.Now(), testInterval); p != "" {
 			t.Errorf("after the return health shows %q", p)
 		}
 	})
+}
+
+// While nobody's beats can be written, because somebody has locked the tables, no
+// lease ages: none is given up, however the beats fail.
+func TestLockedTablesLoseNoLease(t *testing.T) {
+	for name, err := range map[string]error{
+		"statement_timeout": errRefused, "lock_timeout": refused("55P03"), "no answer": context.DeadlineExceeded,
+	} {
+		t.Run(name, func(t *testing.T) {
+			beating(t, func(t *testing.T, b *beater, f *fakeLeaser) {
+				claims := testClaims(1)
+				b.add(claims)
+				f.set(func() { f.err, f.tryErr = err, err })
+				time.Sleep(5 * testLease)
+				if err := claims[0].lost(); err != nil {
+					t.Errorf("the claim is told %v, want nothing", err)
+				}
+			})
+		})
+	}
 }
 
 // A server that nobody can write to, a standby after a failover or one with a

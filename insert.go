@@ -4,7 +4,6 @@ import (
 	"context"
 	"database/sql"
 	"errors"
-	"fmt"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -50,25 +49,32 @@ func (q *SimpleQueue) insertOwn(ctx context.Context, jobs []NewJob) ([]Inserted,
 }
 
 func (q *SimpleQueue) insertOnce(ctx context.Context, jobs []NewJob) ([]Inserted, error) {
-	b, err := q.prepare(ctx, jobs)
+	b, err := q.check(ctx, jobs)
 	if err != nil || len(jobs) == 0 {
 		return nil, err
 	}
-	if q.groups.suits(b) {
+	if !b.copied() {
+		err = b.encode(len(b.jobs))
+	}
+	switch {
+	case err != nil:
+	case q.groups.suits(b):
 		if err := q.groups.insert(ctx, b); err != nil {
 			return nil, err
 		}
 		return b.results, nil
-	}
-	if b.plain {
+	case b.plain:
 		err = q.insertPlain(ctx, b)
-	} else {
+	default:
 		err = q.insertKeyed(ctx, b)
 	}
 	if err != nil {
 		return nil, err
 	}
 	q.wakes.jobs(b.runnable(), len(b.jobs))
+	if b.lined() {
+		q.wakes.gates()
+	}
 	if e := q.engine.Load(); e != nil && b.waits {
 		e.promoter.hint(b.soonest)
 	}
@@ -123,16 +129,13 @@ func (q *SimpleQueue) insertPlain(ctx context.Context, b *batch) error {
 		return noConnection(err)
 	}
 	defer conn.Release()
-	if err := q.putPlain(ctx, conn.Conn(), b); err != nil {
-		return fmt.Errorf("simplequeue: insert: %w", err)
-	}
-	return nil
+	return insertError(q.putPlain(ctx, conn.Conn(), b))
 }
 
 // putPlain runs a transaction that it writes out by itself, and leaves the
 // connection usable when that fails.
 func (q *SimpleQueue) putPlain(ctx context.Context, conn *pgx.Conn, b *batch) (err error) {
-	if len(b.jobs) >= insertCopy {
+	if b.copied() {
 		err = q.putCopied(ctx, conn, b)
 	} else {
 		err = q.putAtOnce(ctx, conn, b)
@@ -143,10 +146,31 @@ func (q *SimpleQueue) putPlain(ctx context.Context, conn *pgx.Conn, b *batch) (e
 	return err
 }
 
+// copied reports whether the jobs go in by COPY.
+func (b *batch) copied() bool { return b.plain && len(b.jobs) >= insertCopy }
+
 // putCopied inserts plain jobs by COPY.
 func (q *SimpleQueue) putCopied(ctx context.Context, conn *pgx.Conn, b *batch) error {
+	var begin, beside pgx.Batch
+	begin.Queue("BEGIN ISOLATION LEVEL READ COMMITTED")
+	text, args := q.db.InsertBeside(b.besideAll())
+	begin.Queue(text, args...)
+	if err := conn.SendBatch(ctx, &begin).Close(); err != nil {
+		return err
+	}
 	if err := q.copyJobs(ctx, conn, b); err != nil {
 		return err
+	}
+	for from := 0; from < len(b.jobs); from += insertChunk {
+		if n := b.beside(from, min(from+insertChunk, len(b.jobs))); n != nil {
+			text, args := q.db.InsertBeside(n)
+			beside.Queue(text, args...)
+		}
+	}
+	if beside.Len() > 0 {
+		if err := conn.SendBatch(ctx, &beside).Close(); err != nil {
+			return err
+		}
 	}
 	tag, err := conn.Exec(ctx, "COMMIT")
 	if err == nil && tag.String() != "COMMIT" {
@@ -155,22 +179,35 @@ func (q *SimpleQueue) putCopied(ctx context.Context, conn *pgx.Conn, b *batch) e
 	return b.doubt(err)
 }
 
-// copyJobs begins a transaction and puts the jobs into it.
-func (q *SimpleQueue) copyJobs(ctx context.Context, conn *pgx.Conn, b *batch) error {
-	var pipe pgx.Batch
-	pipe.Queue("BEGIN ISOLATION LEVEL READ COMMITTED")
-	for from := 0; from < len(b.jobs); from += insertChunk {
-		if n := b.beside(from, min(from+insertChunk, len(b.jobs))); n != nil {
-			text, args := q.db.InsertBeside(n)
-			pipe.Queue(text, args...)
+// encodeChunk is how many jobs are encoded before they are sent.
+const encodeChunk = 250
+
+// copyJobs sends the rows of the jobs, and encodes those that are not while the
+// server takes in what came before. Encoding runs code of the caller's, so it is
+// done in the caller's goroutine.
+func (q *SimpleQueue) copyJobs(ctx context.Context, conn *pgx.Conn, b *batch) (err error) {
+	encoded := make(chan int, len(b.jobs)/encodeChunk+2) // never full
+	text, rows := q.db.CopyPlain(len(b.jobs), b.rows(encoded))
+	sent := make(chan error, 1)
+	go func() {
+		_, err := conn.PgConn().CopyFrom(ctx, rows, text)
+		sent <- err
+	}()
+	defer func() {
+		close(encoded)
+		if failed := <-sent; err == nil {
+			err = failed
 		}
+		_ = rows.Close()
+	}()
+	for b.encoded < len(b.jobs) && len(sent) == 0 {
+		if err := b.encode(min(b.encoded+encodeChunk, len(b.jobs))); err != nil {
+			return err
+		}
+		encoded <- b.encoded
 	}
-	if err := conn.SendBatch(ctx, &pipe).Close(); err != nil {
-		return err
-	}
-	text, rows := q.db.CopyPlain(len(b.jobs), b.row)
-	_, err := conn.PgConn().CopyFrom(ctx, rows, text)
-	return err
+	encoded <- b.encoded
+	return nil
 }
 
 // putAtOnce sends the whole transaction at once.

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"math"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -87,6 +88,7 @@ func TestJobsThatCannotBeStoredAreRefused(t *testing.T) {
 		"bytes in a field":            {simplequeue.NewJob{Queue: "a", Payload: struct{ A []any }{[]any{1, map[string]*string{"k": new("\xc3\x28")}}}}, "Payload"},
 		"bytes in a payload's key":    {simplequeue.NewJob{Queue: "a", Payload: map[string]int{"\xff": 1}}, "Payload"},
 		"large exponent":              {simplequeue.NewJob{Queue: "a", Payload: raw("1e200000")}, "Payload"},
+		"large exponent behind text":  {simplequeue.NewJob{Queue: "a", Payload: raw(`["\"", "\\", 1e200000]`)}, "Payload"},
 		"large negative exponent":     {simplequeue.NewJob{Queue: "a", Payload: raw("1e-20000")}, "Payload"},
 		"exponent beyond an integer":  {simplequeue.NewJob{Queue: "a", Payload: raw("1e99999999999999999999")}, "Payload"},
 		"many digits after the point": {simplequeue.NewJob{Queue: "a", Payload: raw("0." + long(0) + strings.Repeat("1", 20_000))}, "Payload"},
@@ -117,6 +119,46 @@ func TestJobsThatCannotBeStoredAreRefused(t *testing.T) {
 	}
 }
 
+// exits ends the goroutine that encodes it.
+type exits struct{}
+
+func (exits) MarshalJSON() ([]byte, error) { runtime.Goexit(); return nil, nil }
+
+// Many jobs are on their way to the server when the last of them turns out bad.
+// Nothing of them stays, and the connection serves the next.
+func TestBadJobBehindManyTakesThemAllBack(t *testing.T) {
+	t.Parallel()
+	q := newQueue(t, pgtest.Pool(t, pgtest.Database(t), 1), simplequeue.Options{})
+	jobs := make([]simplequeue.NewJob, 5_000)
+	for i := range jobs {
+		jobs[i] = simplequeue.NewJob{Queue: "a", Payload: i, Fingerprint: "f"}
+	}
+	bad := len(jobs) - 1
+	jobs[bad].Payload = "\xff"
+	_, err := q.InsertMany(t.Context(), jobs)
+	var invalid *simplequeue.InvalidJobError
+	if !errors.As(err, &invalid) || invalid.Index != bad || invalid.Field != "Payload" {
+		t.Errorf("error %v, want one about the payload of job %d", err, bad)
+	}
+	jobs[bad].Payload = exits{}
+	over := make(chan struct{})
+	go func() {
+		defer close(over)
+		_, _ = q.InsertMany(t.Context(), jobs)
+	}()
+	<-over
+	if c := counts(t, q, ""); len(c) != 0 {
+		t.Fatalf("jobs were inserted: %v", c)
+	}
+	jobs[bad].Payload = nil
+	if _, err := q.InsertMany(t.Context(), jobs); err != nil {
+		t.Fatal(err)
+	}
+	if c := counts(t, q, ""); c[simplequeue.StatePending] != int64(len(jobs)) {
+		t.Errorf("jobs %v, want %d pending", c, len(jobs))
+	}
+}
+
 // What is just within the bounds is stored as it is.
 func TestJobsAtTheBoundsAreStored(t *testing.T) {
 	t.Parallel()
@@ -135,6 +177,7 @@ func TestJobsAtTheBoundsAreStored(t *testing.T) {
 		"deep":           {Queue: "a", Payload: deep(9_000)},
 		"genuine U+FFFD": {Queue: "a", Payload: map[string]any{"a": "\ufffd", "b": json.RawMessage(`"\ufffd"`)}},
 		"exact payload":  {Queue: "a", Payload: strings.Repeat("x", 1<<20-2)},
+		"no number":      {Queue: "a", Payload: json.RawMessage(`"1e200000 \" 1e200000 \\"`)},
 		"exact raw":      {Queue: "a", Raw: make([]byte, 1<<20)},
 	} {
 		id := insert(t, q, job)

@@ -167,6 +167,9 @@ func infoOf(r *store.Info) JobInfo {
 	}
 	i.fill(r.Errors, r.Props)
 	i.fillHistory(r.Props)
+	if i.Reason == reasonGated {
+		i.Reason = behind(i.gates)
+	}
 	if r.WorkerID != nil {
 		i.WorkerID = *r.WorkerID
 	}

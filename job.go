@@ -13,7 +13,7 @@ type State string
 
 // The states of a job. The first four are live, the others terminal.
 const (
-	StateWaiting       State = "waiting"    // cannot run yet: due later, backing off, or of a kind nobody here knows
+	StateWaiting       State = "waiting"    // cannot run yet: due later, backing off, behind others at a gate, held, or of a kind nobody here knows
 	StatePending       State = "pending"    // runnable now
 	StateRunning       State = "running"    // claimed by a worker
 	StateCancelling    State = "cancelling" // running, and asked to stop
@@ -74,6 +74,22 @@ type NewJob struct {
 	// and cancelled by it, and the reaper notes live jobs that share one. Up to
 	// 512 bytes.
 	Fingerprint string
+	// OrderKey makes jobs of the queue that share it run one at a time, in the
+	// order in which their inserts committed, across all processes. The first of
+	// them that has not ended holds the key: also while it is delayed, backs off or
+	// is abandoned. See [QueueOptions.BlockDead] for one that ends dead. Up to 512
+	// bytes.
+	OrderKey string
+	// FairnessKey gives jobs of the queue that share it, say those of one tenant,
+	// their share: keys with waiting jobs take turns, however many jobs each has,
+	// by weight; see [SimpleQueue.SetFairWeight]. Jobs without one do not take
+	// part, and go ahead. Up to 512 bytes.
+	FairnessKey string
+	// Hold makes the insert the first of two phases: the job, whose place in an
+	// order and unique key are taken, does not run until [SimpleQueue.CommitHeld].
+	// If that does not come within Hold, at most 7 days, the job is deleted as if
+	// it had never been inserted.
+	Hold time.Duration
 	// Metadata travels with the job into the archive or the DLQ.
 	Metadata map[string]string
 	// TraceContext travels with the job, for tracing middleware.
@@ -82,6 +98,9 @@ type NewJob struct {
 	Timeout time.Duration
 	// Retention overrides the queue's, field by field.
 	Retention Retention
+	// Awaited says that somebody is going to wait for the job: see
+	// [SimpleQueue.Wait].
+	Awaited bool
 }
 
 // NoTimeout, as a timeout, lets an attempt run for ever.
@@ -130,6 +149,8 @@ type Job struct {
 	CrashCount     int // how often in a row its worker died
 	UniqueKey      string
 	Fingerprint    string
+	OrderKey       string
+	FairnessKey    string
 	Metadata       map[string]string
 	TraceContext   map[string]string
 	Timeout        time.Duration // as given at insert, 0 if it was not
@@ -139,8 +160,10 @@ type Job struct {
 	CreatedAt      time.Time
 	Errors         []AttemptError // failed attempts, oldest first, at most ten
 
-	run    *running // what runs it, nil outside a handler
-	result string   // JSON, as set by SetResult
+	run     *running // what runs it, nil outside a handler
+	result  string   // JSON, as set by SetResult
+	gates   []string // that it passes, one after the other
+	awaited bool     // as given at insert
 }
 
 // AttemptError is the record of one failed attempt.
@@ -181,9 +204,15 @@ type props struct {
 	RootID       *uuid.UUID        `json:"root_id,omitempty"`
 	Codec        string            `json:"payload_codec,omitempty"`
 	Bounded      bool              `json:"bounded,omitempty"` // it may have a slot
+	OrderKey     string            `json:"order_key,omitempty"`
+	FairnessKey  string            `json:"fairness_key,omitempty"`
+	Gates        []string          `json:"gates,omitempty"`
+	BlockDead    bool              `json:"block_dead,omitempty"` // of its order key
+	Awaited      bool              `json:"awaited,omitempty"` // somebody may be waiting for it
 }
 
 func (p *props) empty() bool {
 	return len(p.Metadata) == 0 && len(p.TraceContext) == 0 && p.TimeoutMS == 0 &&
-		p.KeepArchive == 0 && p.KeepDLQ == 0 && p.ParentID == nil && p.Codec == "" && !p.Bounded
+		p.KeepArchive == 0 && p.KeepDLQ == 0 && p.ParentID == nil && p.Codec == "" && !p.Bounded && !p.Awaited &&
+		p.OrderKey == "" && len(p.Gates) == 0
 }

@@ -25,6 +25,8 @@ func Logger(ctx context.Context) *slog.Logger {
 	switch {
 	case !ok:
 		return slog.Default()
+	case r.job == nil: // a batch's
+		return r.queue.opts.Logger
 	case r.queue.lines == nil:
 		return r.queue.opts.Logger.With("job_id", r.job.ID, "queue", r.job.Queue, "kind", r.job.Kind, "attempt", r.job.Attempt)
 	}

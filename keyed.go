@@ -76,8 +76,16 @@ func (q *SimpleQueue) insertRows(ctx context.Context, tx store.Querier, b *batch
 			if err := q.takeSlots(ctx, tx, b); err != nil {
 				return err
 			}
-			if lanes := b.runnable(); channel != "" && len(lanes) > 0 {
-				return q.db.NotifyTx(ctx, tx, channel, encodeWake(lanes))
+			if err := q.lineUp(ctx, tx, b); err != nil {
+				return err
+			}
+			if b.held {
+				if err := q.hold(ctx, tx, b); err != nil {
+					return err
+				}
+			}
+			if note := b.wake(); channel != "" && note != "" {
+				return q.db.NotifyTx(ctx, tx, channel, note)
 			}
 			return nil
 		}

@@ -178,8 +178,12 @@ func (l *Lease) settle(ctx context.Context, v verdict) error {
 	if l.ended = true; !moved {
 		return ErrLeaseLost
 	}
+	l.queue.wakes.ended(awaitedOf(batch))
 	lanes, due, waits := wakesFor(batch)
 	l.queue.wakes.jobs(lanes, 1)
+	if len(l.claim.job.gates) > 0 {
+		l.queue.wakes.gates()
+	}
 	if e := l.queue.engine.Load(); e != nil && waits {
 		e.promoter.hint(due)
 	}

@@ -18,13 +18,13 @@ func TestLongJobsKeepTheirLeasesAtOneStatementAnInterval(t *testing.T) {
 	t.Parallel()
 	pool := pgtest.New(t)
 	makeRoom(t, pool)
-	if _, err := pool.Exec(t.Context(), `CREATE TABLE beats (at timestamptz DEFAULT clock_timestamp());
-		CREATE FUNCTION note_beat() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO public.beats DEFAULT VALUES; RETURN NULL; END $$;
-		CREATE TRIGGER note_beat AFTER INSERT ON simplequeue.job_lease FOR EACH STATEMENT EXECUTE FUNCTION note_beat()`); err != nil {
+	if _, err := pool.Exec(t.Context(), `CREATE TABLE beats (tx xid8);
+		CREATE FUNCTION note_beat() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO public.beats VALUES (pg_current_xact_id()); RETURN NULL; END $$;
+		CREATE TRIGGER note_beat AFTER INSERT OR UPDATE ON simplequeue.job_lease FOR EACH ROW EXECUTE FUNCTION note_beat()`); err != nil {
 		t.Fatal(err)
 	}
-	beats := func() (n int) {
-		if err := pool.QueryRow(t.Context(), "SELECT count(*) FROM beats").Scan(&n); err != nil {
+	beats := func() (n int) { // that had something to renew
+		if err := pool.QueryRow(t.Context(), "SELECT count(DISTINCT tx) FROM beats").Scan(&n); err != nil {
 			t.Fatal(err)
 		}
 		return n
@@ -131,6 +131,67 @@ func TestLockedQueueDoesNotStopHeartbeats(t *testing.T) {
 	}
 }
 
+// Nobody's lease ages while somebody has locked the tables that heartbeats need,
+// for however many leases: no job is taken from its worker, neither meanwhile nor
+// when the lock goes and a sweep may come before the beats.
+func TestLockedTablesAgeNoLease(t *testing.T) {
+	t.Parallel()
+	for _, locked := range []string{"job_lease IN EXCLUSIVE MODE", "job_lease IN ACCESS EXCLUSIVE MODE", "job_running IN ACCESS EXCLUSIVE MODE"} {
+		t.Run(locked, func(t *testing.T) {
+			t.Parallel()
+			pool := pgtest.New(t)
+			makeRoom(t, pool)
+			const jobs = 10
+			var runs, cut atomic.Int64
+			release := make(chan struct{})
+			o := handler("locked", func(ctx context.Context, _ *simplequeue.Job) error {
+				runs.Add(1)
+				select {
+				case <-release:
+				case <-ctx.Done():
+					cut.Add(1)
+				}
+				return context.Cause(ctx)
+			})
+			o.HeartbeatInterval = 500 * time.Millisecond
+			q := newQueue(t, pool, o)
+			start(t, q)
+			if _, err := q.InsertMany(t.Context(), repeat(jobs, simplequeue.NewJob{Queue: "locked"})); err != nil {
+				t.Fatal(err)
+			}
+			eventually(t, "all have a lease", func() bool {
+				var n int
+				return pool.QueryRow(t.Context(), "SELECT count(*) FROM simplequeue.job_lease").Scan(&n) == nil && n == jobs
+			})
+			unlock := lock(t, pool, "simplequeue."+locked)
+			time.Sleep(3 * o.HeartbeatInterval * 5 / 2) // leases
+			var unlocked time.Time
+			if err := pool.QueryRow(t.Context(), "SELECT clock_timestamp()").Scan(&unlocked); err != nil {
+				t.Fatal(err)
+			}
+			unlock()
+			eventually(t, "sweeps go on for longer than a lease", func() bool {
+				var after bool
+				err := pool.QueryRow(t.Context(), "SELECT swept_at > $1::timestamptz + interval '2 seconds' FROM simplequeue.job_sweep WHERE name = 'reaper'", unlocked).Scan(&after)
+				return err == nil && after
+			})
+			if n := cut.Load(); n != 0 {
+				t.Errorf("the contexts of %d handlers ended, want none", n)
+			}
+			close(release)
+			eventually(t, "all are done", func() bool { return counts(t, q, "locked")[simplequeue.StateCompleted] == jobs })
+			var again int
+			err := pool.QueryRow(t.Context(), "SELECT count(*) FROM simplequeue.job_queue_archive WHERE attempt <> 1 OR crash_count <> 0").Scan(&again)
+			if err != nil || again != 0 || runs.Load() != jobs {
+				t.Errorf("%d jobs took another attempt, %v, and handlers ran %d times, want none and %d", again, err, runs.Load(), jobs)
+			}
+			if s := q.Stats(); s.Reaped != 0 || s.LeasesLost != 0 {
+				t.Errorf("reaped %d, leases lost %d, want none", s.Reaped, s.LeasesLost)
+			}
+		})
+	}
+}
+
 // A server that refuses nothing but heartbeats is one that others can reach:
 // after a lease the worker takes its leases for lost, and says so.
 func TestRefusedHeartbeatsEndTheHandlers(t *testing.T) {
@@ -148,8 +209,14 @@ func TestRefusedHeartbeatsEndTheHandlers(t *testing.T) {
 		var n int
 		return pool.QueryRow(t.Context(), "SELECT count(*) FROM simplequeue.job_lease").Scan(&n) == nil && n == 1
 	})
-	unlock := lock(t, pool, "simplequeue.job_lease IN EXCLUSIVE MODE")
-	defer unlock()
+	tx, err := pool.Begin(t.Context())
+	if err == nil {
+		_, err = tx.Exec(t.Context(), "SELECT FROM simplequeue.job_lease FOR UPDATE")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = tx.Rollback(context.Background()) }()
 	select {
 	case err := <-cause:
 		if !errors.Is(err, simplequeue.ErrLeaseLost) {

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -20,16 +21,34 @@ import (
 
 // Notifications go over one channel per schema. A message is a list of lines:
 // a lane ("0:emails"), a request to cancel ("!"), a queue paused or resumed ("="),
-// a test ("?token"). PostgreSQL
-// limits a message to 8000 bytes; what does not fit becomes "*", any lane.
+// a gate to look at ("&"), a test ("?token"); on the channel of those who wait for
+// jobs, the id of a job ("+id"). PostgreSQL limits a message to 8000 bytes; what
+// does not fit becomes "*", any lane.
 
 const (
 	maxNotification = 7900
 	noteAny         = "*"
 	noteCancel      = "!"
 	notePause       = "="
+	noteGate        = "&"
 	noteProbe       = "?"
+	noteEnded       = "+"
 )
+
+// maxEnded is how many jobs fit into one notification.
+const maxEnded = maxNotification / (len(noteEnded) + 37)
+
+// endedChannel is the channel of those who wait for jobs. It is another than that
+// of the workers, which have no use for what is said there.
+func endedChannel(channel string) string { return channel + "_ended" }
+
+func encodeEnded(ids []uuid.UUID) string {
+	lines := make([]string, len(ids))
+	for i, id := range ids {
+		lines[i] = noteEnded + id.String()
+	}
+	return strings.Join(lines, "\n")
+}
 
 // channelName is the same for every program and length of the schema's name.
 func channelName(schema string) string {
@@ -59,7 +78,9 @@ type note struct {
 	any    bool
 	cancel bool
 	pause  bool
+	gate   bool
 	probe  string
+	ended  []uuid.UUID
 }
 
 // decodeNote reads what it can: a line that it does not understand may come
@@ -74,8 +95,16 @@ func decodeNote(payload string) note {
 			n.cancel = true
 		case line == notePause:
 			n.pause = true
+		case line == noteGate:
+			n.gate = true
 		case strings.HasPrefix(line, noteProbe):
 			n.probe = line
+		case strings.HasPrefix(line, noteEnded):
+			if id, err := uuid.Parse(line[len(noteEnded):]); err == nil {
+				n.ended = append(n.ended, id)
+			} else {
+				n.any = true
+			}
 		case ok && err == nil && queueNameProblem(queue) == "":
 			n.lanes = append(n.lanes, store.Lane{Queue: queue, Priority: int16(lane)})
 		default:
@@ -91,6 +120,7 @@ type listener struct {
 	config  *pgxpool.Config
 	channel string
 	receive func(note)
+	away    func() // told when it does not listen any more; may be nil
 	log     *slog.Logger
 	health  *loopHealth
 }
@@ -111,6 +141,9 @@ func (l *listener) run(ctx context.Context) {
 		err := l.listen(ctx, retry)
 		if ctx.Err() != nil {
 			return
+		}
+		if l.away != nil {
+			l.away()
 		}
 		if errors.Is(err, errDeaf) {
 			l.health.report(nil) // polling works
@@ -161,7 +194,7 @@ func (l *listener) listen(ctx context.Context, retry *retry) error {
 	}
 	retry.reset()
 	l.health.report(nil)
-	l.receive(note{any: true, cancel: true, pause: true})
+	l.receive(note{any: true, cancel: true, pause: true, gate: true})
 	for {
 		wait, cancel := context.WithTimeout(ctx, probeEvery)
 		n, err := conn.WaitForNotification(wait)

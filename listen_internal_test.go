@@ -33,10 +33,15 @@ func TestNotificationsRoundTrip(t *testing.T) {
 	if text := encodeWake(many); len(text) > 8000 || !decodeNote(text).any {
 		t.Errorf("100 long names became %d bytes", len(text))
 	}
-	for _, text := range []string{"", "*", "future stuff", "99999:q", "x:q", "0:", "0:a*", "\x00"} {
+	for _, text := range []string{"", "*", "future stuff", "99999:q", "x:q", "0:", "0:a*", "\x00", "+1"} {
 		if n := decodeNote(text); !n.any || len(n.lanes) > 0 {
 			t.Errorf("%q became %+v, want any", text, n)
 		}
+	}
+	ids := newIDs(maxEnded)
+	text := encodeEnded(ids)
+	if n := decodeNote(text); len(text) > 8000 || !slices.Equal(n.ended, ids) || n.any {
+		t.Errorf("%d ids became %d bytes, and these %d ids", len(ids), len(text), len(n.ended))
 	}
 	if n := decodeNote(noteProbe + "token"); n.any || n.probe != noteProbe+"token" {
 		t.Errorf("a probe became %+v", n)
@@ -48,9 +53,9 @@ func TestNotificationsRoundTrip(t *testing.T) {
 func TestBusyListenerIsHealthy(t *testing.T) {
 	t.Parallel()
 	pool := pgtest.New(t)
-	received := make(chan note, 10)
+	received, away := make(chan note, 10), make(chan struct{}, 10)
 	l := &listener{
-		config: pool.Config(), channel: "busy", receive: func(n note) { received <- n },
+		config: pool.Config(), channel: "busy", receive: func(n note) { received <- n }, away: func() { away <- struct{}{} },
 		log: slog.New(slog.NewTextHandler(io.Discard, nil)), health: (&health{}).loop("listener", probeEvery),
 	}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -72,5 +77,15 @@ func TestBusyListenerIsHealthy(t *testing.T) {
 	<-received
 	if after := seen(); !after.After(before) {
 		t.Errorf("last seen %v after a notification, %v before", after, before)
+	}
+	if len(away) != 0 {
+		t.Error("it was away while it listened")
+	}
+	if _, err := pool.Exec(t.Context(), "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"); err != nil {
+		t.Fatal(err)
+	}
+	<-away
+	if n := <-received; !n.any {
+		t.Errorf("first note after that %+v, want a look at everything", n)
 	}
 }

@@ -120,6 +120,15 @@ type QueueOptions struct {
 	Backoff     backoff.Policy
 	Timeout     time.Duration // NoTimeout for none
 	Retention   Retention
+	// FIFO makes the queue strictly first in, first out: one job at a time, in
+	// the order in which their inserts committed, as if all jobs shared one
+	// OrderKey. It and BlockDead count where jobs are inserted: set them in every
+	// program that does.
+	FIFO bool
+	// BlockDead keeps an order key closed when one of its jobs ends dead (as
+	// failed, bad_job, unprocessable or critical_failure), until
+	// [SimpleQueue.ReleaseKey]. Otherwise the next job of the key runs.
+	BlockDead bool
 }
 
 // StopTimeouts bounds the phases of a stop. First nothing more is claimed and

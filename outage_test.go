@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -315,6 +316,41 @@ func TestCutOffWorkerLosesItsLease(t *testing.T) {
 				t.Errorf("%d rows of the job, %v, want 1", rows, err)
 			}
 		})
+	}
+}
+
+// A panic while the database swallows everything is written when it is back; the
+// queue's permit is free at once.
+func TestPanicWhileTheDatabaseIsAwayFreesItsSlot(t *testing.T) {
+	t.Parallel()
+	url := pgtest.Database(t)
+	direct := pgtest.Pool(t, url, 2)
+	makeRoom(t, direct)
+	proxy := pgtest.NewProxy(t, url)
+	running, release := make(chan struct{}, 1), make(chan struct{})
+	o := handler("away", func(context.Context, *simplequeue.Job) error {
+		running <- struct{}{}
+		<-release
+		panic("while nobody can be told")
+	})
+	o.QueuePermits = 1
+	q := newQueue(t, pgtest.Pool(t, proxy.URL(), 2), o)
+	start(t, q)
+	ins := newQueue(t, direct, simplequeue.Options{})
+	id := insert(t, ins, simplequeue.NewJob{Queue: "away", MaxAttempts: 1})
+	<-running
+	proxy.Blackhole()
+	close(release)
+	eventually(t, "the slot is free", func() bool { s := q.Stats(); return s.Running == 0 && s.Queues["away"].Running == 0 })
+	if got := state(t, ins, id); got != simplequeue.StateRunning {
+		t.Errorf("the job is %v while nothing can be written, want %v", got, simplequeue.StateRunning)
+	}
+	proxy.Heal()
+	got := awaitState(t, ins, id, simplequeue.StateFailed)
+	if got.Attempt != 1 || got.CrashCount != 0 || !slices.ContainsFunc(got.Errors, func(e simplequeue.AttemptError) bool {
+		return strings.Contains(e.Error, "while nobody can be told")
+	}) {
+		t.Errorf("attempt %d, crash count %d, errors %+v, want the panic of the first attempt", got.Attempt, got.CrashCount, got.Errors)
 	}
 }
 

@@ -33,6 +33,7 @@ type outcome struct {
 	action action
 	at     time.Time     // absolute, by the database's clock
 	after  time.Duration // relative, when at is zero
+	tail   bool          // of a reschedule: lose the place in the order
 	err    error
 }
 
@@ -83,6 +84,13 @@ func RescheduleAt(t time.Time) error { return &outcome{action: actReschedule, at
 // RescheduleAfter is RescheduleAt, d from now.
 func RescheduleAfter(d time.Duration) error {
 	return &outcome{action: actReschedule, after: max(d, 0)}
+}
+
+// RescheduleToTail is RescheduleAfter for a job with an order key, or of a queue
+// that is first in, first out: it also gives the job's place up, so that those
+// behind it go first. The job lines up anew, behind all that have come since.
+func RescheduleToTail(d time.Duration) error {
+	return &outcome{action: actReschedule, after: max(d, 0), tail: true}
 }
 
 // Cancel ends the job as cancelled. err, which may be nil, is the reason.
@@ -161,6 +169,9 @@ func decide(job *Job, err, cause error, deferral bool, p policy) verdict {
 				action: actBadJob, state: StateBadJob,
 				reason: fmt.Sprintf("rescheduled %d times", job.ReprocessCount+1), text: textOf(err),
 			}
+		}
+		if o.tail && job.ordered() {
+			return verdict{action: actReschedule, reason: reasonGated, after: o.after}
 		}
 		return verdict{action: actReschedule, reason: "rescheduled", at: o.at, after: o.after}
 	}

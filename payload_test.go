@@ -137,3 +137,27 @@ func TestAPayloadThatDoesNotDecodeIsUnprocessable(t *testing.T) {
 		t.Errorf("after attempt %d: payload %s, error %q", got.Attempt, got.Payload, got.LastError())
 	}
 }
+
+// TestNoIndexOfPayloads: every index is a B-tree of columns that jobs have for
+// it, so that none grows with what payloads hold.
+func TestNoIndexOfPayloads(t *testing.T) {
+	t.Parallel()
+	pool := pgtest.New(t)
+	makeRoom(t, pool)
+	var found []string
+	if err := pool.QueryRow(t.Context(), `
+		SELECT array_agg(i.indexrelid::regclass::text)
+		FROM pg_index AS i
+		JOIN pg_class AS c ON c.oid = i.indexrelid
+		JOIN pg_am AS a ON a.oid = c.relam
+		WHERE c.relnamespace = 'simplequeue'::regnamespace
+		  AND (a.amname <> 'btree' OR EXISTS (
+		      SELECT FROM pg_attribute AS t
+		      WHERE t.attrelid = i.indexrelid AND t.atttypid IN ('jsonb'::regtype, 'bytea'::regtype)
+		        AND t.attname <> 'uuid_send'))`).Scan(&found); err != nil {
+		t.Fatal(err)
+	}
+	if found != nil {
+		t.Errorf("indexes of what payloads hold: %v", found)
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -28,13 +29,19 @@ type batch struct {
 	jobs    []ready
 	results []Inserted
 	lanes   []store.Lane
-	plain   bool // runs now, no key, no chosen id, no limit
+	plain   bool // runs now, no key, no chosen id, no limit, no gate
 	bounded bool // some queue has a limit
 	waits   bool // some job runs later
+	gated   bool // some job waits at a gate
+	held    bool // some job waits for CommitHeld
 	soonest time.Duration
+
+	parent  *Job
+	limit   int // bytes of a payload
+	encoded int // jobs, from the first
 }
 
-// ready is a checked and encoded job.
+// ready is a job that is checked and, in time, encoded.
 type ready struct {
 	job         *NewJob
 	id          uuid.UUID
@@ -47,6 +54,9 @@ type ready struct {
 	key         string  // the key that was found taken
 	size        int
 	later       bool // ended up in job_waiting
+	waitsFor    string
+	gates       []string // that it passes, one after the other
+	blocks      bool     // ending dead, it keeps the first of them closed
 }
 
 // scope is where the unique key is unique.
@@ -60,14 +70,28 @@ func (r *ready) scope() string {
 // prepare checks and encodes jobs. Nothing has touched the database when it
 // fails.
 func (q *SimpleQueue) prepare(ctx context.Context, jobs []NewJob) (*batch, error) {
-	b := &batch{jobs: make([]ready, len(jobs)), results: make([]Inserted, len(jobs)), plain: true, soonest: maxDelay}
-	parent := JobFromContext(ctx)
+	b, err := q.check(ctx, jobs)
+	if err != nil {
+		return nil, err
+	}
+	if err := b.encode(len(b.jobs)); err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
+// check does all of prepare but for encode, which takes most of its time.
+func (q *SimpleQueue) check(ctx context.Context, jobs []NewJob) (*batch, error) {
+	b := &batch{
+		jobs: make([]ready, len(jobs)), results: make([]Inserted, len(jobs)), plain: true, soonest: maxDelay,
+		parent: JobFromContext(ctx), limit: q.opts.MaxPayloadBytes,
+	}
 	lanes := map[store.Lane]bool{}
 	chosen := map[uuid.UUID]bool{}
 	for i := range jobs {
 		j := &jobs[i]
 		r := &b.jobs[i]
-		if err := q.ready(r, j, parent, i); err != nil {
+		if err := q.ready(r, j, i); err != nil {
 			return nil, err
 		}
 		if r.chosen {
@@ -89,8 +113,8 @@ func (q *SimpleQueue) prepare(ctx context.Context, jobs []NewJob) (*batch, error
 			}
 			b.waits, b.soonest = true, min(b.soonest, soon)
 		}
-		b.plain = b.plain && !later && !r.chosen && !j.hasKey() && !r.bounded
-		b.bounded = b.bounded || r.bounded
+		b.plain = b.plain && !later && !r.chosen && !j.hasKey() && !r.bounded && r.waitsFor == ""
+		b.bounded, b.gated, b.held = b.bounded || r.bounded, b.gated || len(r.gates) > 0, b.held || j.Hold > 0
 	}
 	if err := q.groups.await(ctx, chosen); err != nil {
 		return nil, err
@@ -98,8 +122,29 @@ func (q *SimpleQueue) prepare(ctx context.Context, jobs []NewJob) (*batch, error
 	return b, nil
 }
 
-// ready checks and encodes one job.
-func (q *SimpleQueue) ready(r *ready, j *NewJob, parent *Job, index int) error {
+// encode encodes the jobs up to the given one that are not encoded yet.
+func (b *batch) encode(to int) error {
+	for ; b.encoded < to; b.encoded++ {
+		if err := b.jobs[b.encoded].encode(b.limit, b.parent, b.encoded); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// encode encodes one job, whose payload may have so many bytes.
+func (r *ready) encode(limit int, parent *Job, index int) error {
+	if err := r.encodePayload(limit, index); err != nil {
+		return err
+	}
+	if field, value, problem := r.deriveKey(); problem != "" {
+		return &InvalidJobError{Index: index, Field: field, Value: shorten(value), Reason: problem}
+	}
+	return r.encodeProps(parent, index)
+}
+
+// ready checks what of one job needs no encoding.
+func (q *SimpleQueue) ready(r *ready, j *NewJob, index int) error {
 	invalid := func(field, value, reason string) error {
 		return &InvalidJobError{Index: index, Field: field, Value: shorten(value), Reason: reason}
 	}
@@ -109,7 +154,7 @@ func (q *SimpleQueue) ready(r *ready, j *NewJob, parent *Job, index int) error {
 	for _, t := range []struct {
 		field, value string
 		limit        int
-	}{{"Kind", j.Kind, maxKindName}, {"UniqueKey", j.UniqueKey, maxKey}, {"Fingerprint", j.Fingerprint, maxKey}} {
+	}{{"Kind", j.Kind, maxKindName}, {"UniqueKey", j.UniqueKey, maxKey}, {"Fingerprint", j.Fingerprint, maxKey}, {"OrderKey", j.OrderKey, maxKey}, {"FairnessKey", j.FairnessKey, maxKey}} {
 		if problem := textProblem(t.value, t.limit); problem != "" {
 			return invalid(t.field, t.value, problem)
 		}
@@ -123,6 +168,10 @@ func (q *SimpleQueue) ready(r *ready, j *NewJob, parent *Job, index int) error {
 		return invalid("Delay", j.Delay.String(), "must be 0 to 100 years")
 	case j.Delay > 0 && !j.RunAt.IsZero():
 		return invalid("Delay", j.Delay.String(), "and RunAt are both set: set one of them")
+	case j.Hold < 0 || j.Hold > maxHold:
+		return invalid("Hold", j.Hold.String(), "must be 0 to 7 days")
+	case j.Hold > 0 && j.Unique.OnConflict != ConflictSkip:
+		return invalid("Hold", j.Hold.String(), "and Unique.OnConflict are both set: a job that is live is not held anew")
 	case !j.RunAt.IsZero() && (j.RunAt.Year() < 1 || j.RunAt.Year() > 9999):
 		return invalid("RunAt", j.RunAt.String(), "must be in the years 1 to 9999")
 	case j.Timeout < NoTimeout:
@@ -150,13 +199,14 @@ func (q *SimpleQueue) ready(r *ready, j *NewJob, parent *Job, index int) error {
 	r.maxAttempts = j.MaxAttempts
 	def(&r.maxAttempts, q.opts.Queues[j.Queue].MaxAttempts)
 	def(&r.maxAttempts, q.opts.MaxAttempts)
-	if err := r.encodePayload(q.opts.MaxPayloadBytes, index); err != nil {
-		return err
+	if r.gates = q.gatesOf(j); len(r.gates) > 0 {
+		r.waitsFor = reasonGated
+		r.blocks = strings.HasPrefix(r.gates[0], "o\t") && q.opts.Queues[j.Queue].BlockDead
 	}
-	if field, value, problem := r.deriveKey(); problem != "" {
-		return invalid(field, value, problem)
+	if j.Hold > 0 {
+		r.waitsFor = reasonHeld
 	}
-	return r.encodeProps(parent, index)
+	return nil
 }
 
 func (r *ready) encodePayload(limit, index int) error {
@@ -188,7 +238,8 @@ func (r *ready) encodeProps(parent *Job, index int) error {
 	p := props{
 		Metadata: j.Metadata, TraceContext: j.TraceContext,
 		KeepArchive: keepSeconds(j.Retention.Archive), KeepDLQ: keepSeconds(j.Retention.DeadLetter),
-		Bounded: r.bounded,
+		Bounded: r.bounded, Awaited: j.Awaited,
+		OrderKey: j.OrderKey, FairnessKey: j.FairnessKey, Gates: r.gates, BlockDead: r.blocks,
 	}
 	if j.Timeout > 0 {
 		p.TimeoutMS = max(1, j.Timeout.Milliseconds())

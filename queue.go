@@ -29,10 +29,12 @@ type SimpleQueue struct {
 	lines  *lineBuffer // nil without a sink
 
 	partitions madePartitions
-	ends       *endWatch
+	waits      *waits
 	hand       uuid.UUID // claims of this process that no worker makes
 	bounds     bounds
 	inserts    InsertFunc // through the middleware; nil without any
+
+	stopping chan struct{} // closed when Run begins to stop
 
 	ran    atomic.Bool
 	engine atomic.Pointer[engine] // while Run is going
@@ -49,7 +51,7 @@ func New(pool *pgxpool.Pool, opts Options) (*SimpleQueue, error) {
 	if err != nil {
 		return nil, err
 	}
-	q := &SimpleQueue{opts: opts, pool: pool, hand: uuid.New(), log: opts.Logger.With("schema", opts.Schema)}
+	q := &SimpleQueue{opts: opts, pool: pool, hand: uuid.New(), stopping: make(chan struct{}), log: opts.Logger.With("schema", opts.Schema)}
 	if q.routes, err = newRoutes(&q.opts); err != nil {
 		return nil, err
 	}
@@ -61,7 +63,7 @@ func New(pool *pgxpool.Pool, opts Options) (*SimpleQueue, error) {
 			return nil, err
 		}
 	}
-	q.ends = &endWatch{look: q.states}
+	q.waits = newWaits(q)
 	q.inserts = chainInserts(q.opts.InsertMiddleware)
 	if opts.Spool != nil {
 		if err := opts.Spool.Attach(&SpoolTarget{q}); err != nil {
@@ -120,8 +122,9 @@ type contextKey struct{}
 // running is a job in its handler.
 type running struct {
 	queue *SimpleQueue
-	job   *Job
+	job   *Job // nil in the context of a batch, as is claim
 	claim *claim
+	ctx   context.Context // of the handler's call, nil before
 
 	logged atomic.Pointer[attemptLines] // nil until it logs
 

@@ -46,7 +46,9 @@ type KeyConflict struct {
 // the same ids: pending, with a fresh budget of attempts and reschedules, at the
 // end of the lane of their priority. Error history, metadata and all else stay;
 // JobInfo.Redrives counts. A job that has crashed its worker comes back as a
-// suspect, one more crash from where it was. A job whose unique key a live job
+// suspect, one more crash from where it was. A dead job that keeps its order key
+// closed runs at its old place, before those behind it; any other job with an
+// order or fairness key lines up anew. A job whose unique key a live job
 // holds stays in the dead letter queue, which notes the holder in its row
 // (props -> 'redrive_conflict').
 //
@@ -82,6 +84,9 @@ func (q *SimpleQueue) Redrive(ctx context.Context, f Filter, how Redrive) (Redri
 			}
 			q.wakes.jobs(lanes, len(r.IDs))
 		}
+		if r.Gated {
+			q.wakes.gates()
+		}
 		for _, id := range r.IDs {
 			done.IDs = append(done.IDs, id)
 		}
@@ -106,7 +111,8 @@ func (r *Redriven) conflict(id, holder uuid.UUID) {
 // its payload, priority, key, fingerprint, metadata and retention, but neither
 // its errors nor its result. The archive is not changed: that the job with the
 // old id has completed, and when, stays true, for whoever asks for its result
-// too. A job whose unique key a live job holds is not copied.
+// too. A copy with an order or fairness key lines up behind those that are live.
+// A job whose unique key a live job holds is not copied.
 //
 // A replay that is called again copies again. Filters, rate, batches and errors
 // are those of [SimpleQueue.Redrive].
@@ -131,6 +137,9 @@ func (q *SimpleQueue) Replay(ctx context.Context, f Filter, how Redrive) (Redriv
 			return err
 		}
 		q.wakes.jobs(b.runnable(), len(b.jobs))
+		if b.lined() {
+			q.wakes.gates()
+		}
 		for i, r := range b.results {
 			if r.Duplicate {
 				done.conflict(rows[i].ID, r.ID)
@@ -162,6 +171,14 @@ func (q *SimpleQueue) copies(rows []store.Archived, how Redrive) (*batch, error)
 		}
 		if r.props, err = replayProps(a); err != nil {
 			return nil, err
+		}
+		var p props
+		if a.Props != nil {
+			_ = json.Unmarshal(a.Props, &p)
+		}
+		if r.gates, r.blocks = p.Gates, p.BlockDead; len(r.gates) > 0 {
+			r.waitsFor, b.gated = reasonGated, true
+			r.job.OrderKey, r.job.FairnessKey = p.OrderKey, p.FairnessKey
 		}
 		b.results[i].ID = id
 	}

@@ -159,6 +159,10 @@ func TestEnqueueRoleInsertsAndNothingElse(t *testing.T) {
 					"SELECT {s}.enqueue('sql', '{\"user\": 1.0}', unique_fields => '{user}', unique_window => '1 day', unique_zone => 'Europe/Paris', keep_archive => '1 day')",
 					"SELECT {s}.enqueue('sql', '{\"user\": 1}', unique_fields => '{user}', unique_window => '1 day', unique_zone => 'Europe/Paris', on_conflict => 'replace')",
 					"SELECT {s}.enqueue('others', unique_key => 'taken', job_id => gen_random_uuid())",
+					"SELECT {s}.enqueue('gates', order_key => 'o', fairness_key => 'f', block_dead => true)",
+					"SELECT {s}.enqueue('gates', order_key => 'o', unique_key => 'turn')",
+					"SELECT {s}.enqueue('gates', order_key => 'other', unique_key => 'turn', on_conflict => 'replace')",
+					"SELECT c.committed FROM {s}.enqueue('gates', order_key => 'o', hold => '1 hour') AS e, {s}.commit_held(ARRAY[e.id]) AS c",
 				} {
 					if _, err := tx.Exec(ctx, g.in(call)); err != nil {
 						return fmt.Errorf("%s: %w", call, err)
@@ -169,7 +173,8 @@ func TestEnqueueRoleInsertsAndNothingElse(t *testing.T) {
 			if err != nil {
 				t.Errorf("in a transaction: %v", err)
 			}
-			if n, err := owner.Count(ctx, simplequeue.Filter{}); err != nil || n[simplequeue.StatePending]+n[simplequeue.StateWaiting] != 1+3+600+1+1+2+3 {
+			enqueueAtGates(t, g, q)
+			if n, err := owner.Count(ctx, simplequeue.Filter{}); err != nil || n[simplequeue.StatePending]+n[simplequeue.StateWaiting] != 1+3+600+1+1+2+3+3+8 {
 				t.Errorf("%v live jobs, %v", n, err)
 			}
 
@@ -189,6 +194,11 @@ func TestEnqueueRoleInsertsAndNothingElse(t *testing.T) {
 				"INSERT INTO {s}.job_queue (id, queue, lane, attempt) VALUES (gen_random_uuid(), 'a', 0, -5)",
 				"INSERT INTO {s}.job_queue (id, queue, lane, seq) VALUES (gen_random_uuid(), 'a', 0, -5)",
 				"INSERT INTO {s}.job_queue (id, queue, lane) VALUES (gen_random_uuid(), 'a', 0) RETURNING payload",
+				"SELECT gate FROM {s}.job_gated", "INSERT INTO {s}.job_gated (job_id, gate, place) VALUES (gen_random_uuid(), 'o', 1)", "UPDATE {s}.job_gated SET gate = 'o'",
+				"DELETE FROM {s}.job_gated", "SELECT gate FROM {s}.job_gate_look", "DELETE FROM {s}.job_gate_look", "INSERT INTO {s}.job_gate_look (gate, after) VALUES ('o', 1)",
+				"SELECT gate FROM {s}.job_gate_hold", "DELETE FROM {s}.job_gate_hold", "INSERT INTO {s}.job_gate_weight VALUES ('f', 'k', 9)", "SELECT last_value FROM {s}.job_gate_place",
+				"SELECT job_id FROM {s}.job_held", "UPDATE {s}.job_held SET expires_at = now()", "DELETE FROM {s}.job_held", "INSERT INTO {s}.job_held SELECT",
+				"SELECT id FROM {s}.job_outcome", "SELECT {s}.expire_outcomes()", "SELECT {s}.fair_time('f', 'k')",
 				"INSERT INTO {s}.job_finished SELECT", "INSERT INTO {s}.job_bound (queue, max_live) VALUES ('a', 1)", "INSERT INTO {s}.schema_migration SELECT",
 				"SELECT {s}.drop_expired('job_queue_archive')", "SELECT {s}.rotate(1, 1)", "SELECT {s}.make_partitions('job_queue_dlq', '{1}', 1)",
 				"SELECT {s}.set_queue_limit('a', 1)", "SELECT {s}.append_error(NULL, 1, '', '', '')",
@@ -197,6 +207,44 @@ func TestEnqueueRoleInsertsAndNothingElse(t *testing.T) {
 				"ALTER TABLE {s}.job_queue ADD COLUMN mine int", "DROP TABLE {s}.job_queue", "DO $$ BEGIN LOCK TABLE {s}.job_running IN ACCESS EXCLUSIVE MODE; END $$",
 			)
 		})
+	}
+}
+
+// enqueueAtGates inserts eight jobs that wait at gates or are held, and lets go
+// those that are held.
+func enqueueAtGates(t *testing.T, g *granted, q *simplequeue.SimpleQueue) {
+	t.Helper()
+	ctx := t.Context()
+	results, err := q.InsertMany(ctx, []simplequeue.NewJob{
+		{Queue: "gates", OrderKey: "o"}, {Queue: "gates", FairnessKey: "f"}, {Queue: "gates", OrderKey: "o", FairnessKey: "f", Awaited: true},
+		{Queue: "gates", Hold: time.Hour}, {Queue: "gates", Hold: time.Hour, OrderKey: "o", Delay: time.Hour},
+	})
+	if err != nil {
+		t.Errorf("InsertMany at gates: %v", err)
+		return
+	}
+	if done, err := q.CommitHeld(ctx, results[3].ID, results[4].ID); err != nil || len(done) != 2 {
+		t.Errorf("CommitHeld: %v, %v", done, err)
+	}
+	job := simplequeue.NewJob{Queue: "gates", OrderKey: "o", UniqueKey: "turned"}
+	insert(t, q, job)
+	job.OrderKey, job.Unique.OnConflict = "other", simplequeue.ConflictReplace
+	if r, err := q.Insert(ctx, job); err != nil || !r.Replaced {
+		t.Errorf("replace at a gate: %+v, %v", r, err)
+	}
+	err = pgx.BeginFunc(ctx, g.enqueue, func(tx pgx.Tx) error {
+		r, err := q.InsertTx(ctx, tx, simplequeue.NewJob{Queue: "gates", Hold: time.Hour, FairnessKey: "f"})
+		if err != nil {
+			return err
+		}
+		if _, err := q.CommitHeldTx(ctx, tx, r.ID); err != nil {
+			return err
+		}
+		_, err = q.InsertTx(ctx, tx, simplequeue.NewJob{Queue: "gates", OrderKey: "o"})
+		return err
+	})
+	if err != nil {
+		t.Errorf("gates in a transaction: %v", err)
 	}
 }
 
@@ -227,12 +275,12 @@ func TestPrivilegesOfTheRoles(t *testing.T) {
 		WHERE p.pronamespace = 'simplequeue'::regnamespace AND has_function_privilege(p.oid, 'EXECUTE') ORDER BY 1`
 	want := []string{
 		"job_bound SELECT", "job_client_id DELETE", "job_client_id INSERT", "job_client_id SELECT", "job_fingerprint INSERT",
-		"job_lane INSERT", "job_lane SELECT", "job_payload INSERT", "job_queue INSERT", "job_unique INSERT", "job_unique SELECT", "job_waiting INSERT",
+		"job_gate_look INSERT", "job_gated INSERT", "job_lane INSERT", "job_lane SELECT", "job_payload INSERT", "job_queue INSERT", "job_unique INSERT", "job_unique SELECT", "job_waiting INSERT",
 	}
 	if got := list(g.enqueue, tables); !slices.Equal(got, want) {
 		t.Errorf("enqueue: tables %v, want %v", got, want)
 	}
-	want = []string{"canonical", "enqueue", "jobs_known", "keep_seconds", "take_over", "take_slots", "unique_holder", "unique_key", "uuid_v7"}
+	want = []string{"canonical", "commit_held", "enqueue", "hold_jobs", "jobs_known", "take_over", "take_slots", "unique_holder", "unique_key"}
 	if got := list(g.enqueue, functions); !slices.Equal(got, want) {
 		t.Errorf("enqueue: functions %v, want %v", got, want)
 	}
@@ -250,7 +298,7 @@ func TestPrivilegesOfTheRoles(t *testing.T) {
 			may[p] = true
 		}
 		for _, name := range list(g.owner, "SELECT relname::text FROM pg_class WHERE relnamespace = 'simplequeue'::regnamespace AND relkind IN ('r', 'p', 'v')") {
-			operate := name == "job_bound" || name == "job_pause"
+			operate := name == "job_bound" || name == "job_pause" || name == "job_gate_weight"
 			for _, p := range []string{"SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER"} {
 				want := p == "SELECT" || p != "TRUNCATE" && p != "REFERENCES" && p != "TRIGGER" &&
 					name != "schema_migration" && (role == "admin" || !operate)
@@ -292,7 +340,7 @@ func TestFunctionsThatActForTheOwnerAreSafe(t *testing.T) {
 			t.Errorf("%s: settings %q, callable by everybody %v", name, config, public)
 		}
 	}
-	if rows.Err() != nil || n < 8 {
+	if rows.Err() != nil || n < 13 {
 		t.Errorf("%d functions, %v", n, rows.Err())
 	}
 }
@@ -388,6 +436,26 @@ func TestWorkRoleRunsTheWholeLife(t *testing.T) {
 			} {
 				want[insert(t, ins, simplequeue.NewJob{Queue: "a", Kind: kind, UniqueKey: kind, Fingerprint: "f", Payload: strings.Repeat("x", 2000)})] = end
 			}
+			for kind, job := range map[string]simplequeue.NewJob{
+				"retry": {OrderKey: "o", Awaited: true}, "dead": {OrderKey: "o"}, "reschedule": {FairnessKey: "f", OrderKey: "o"},
+				"checkpoint": {FairnessKey: "f"}, "plain": {Hold: time.Hour, OrderKey: "o"}, "tx": {OrderKey: "o", Awaited: true, Retention: simplequeue.Retention{Archive: simplequeue.KeepNothing}},
+			} {
+				end := simplequeue.StateCompleted
+				if job.Queue, job.Kind = "a", kind; kind == "dead" {
+					end = simplequeue.StateCritical
+				}
+				id := insert(t, ins, job)
+				if job.Hold > 0 {
+					if _, err := ins.CommitHeld(ctx, id); err != nil {
+						t.Errorf("CommitHeld: %v", err)
+					}
+				}
+				if kind != "tx" {
+					want[id] = end
+				} else if info, err := q.Wait(ctx, id); err != nil || info.State != end {
+					t.Errorf("Wait: %v, %v", info.State, err)
+				}
+			}
 			cancelled := insert(t, ins, simplequeue.NewJob{Queue: "a", Kind: "cancelled"})
 			awaitState(t, owner, cancelled, simplequeue.StateRunning)
 			if _, err := q.CancelAndWait(ctx, cancelled, "test"); err != nil {
@@ -463,6 +531,7 @@ func TestWorkRoleRunsTheWholeLife(t *testing.T) {
 
 			wantDenied(t, "Pause", q.Pause(ctx, "a", ""))
 			wantDenied(t, "SetQueueLimit", q.SetQueueLimit(ctx, "a", 1))
+			wantDenied(t, "SetFairWeight", q.SetFairWeight(ctx, "a", "k", 2))
 			g.denied(t, g.work,
 				"CREATE TABLE {s}.mine ()", "DROP TABLE {s}.job_queue", "TRUNCATE {s}.job_queue_dlq", "ALTER TABLE {s}.job_queue ADD COLUMN mine int",
 				"DELETE FROM {s}.schema_migration", "INSERT INTO {s}.job_pause (queue) VALUES ('a')", "DELETE FROM {s}.job_bound",
@@ -488,7 +557,8 @@ func TestAdminRoleRunsQueues(t *testing.T) {
 				"SetQueueLimit": func() error {
 					return errors.Join(q.SetQueueLimit(ctx, "a", 3), q.SetQueueLimit(ctx, "a", 1), q.SetQueueLimit(ctx, "a", simplequeue.Unlimited))
 				},
-				"Pause": func() error { return errors.Join(q.Pause(ctx, "b", "why"), q.Resume(ctx, "b")) },
+				"SetFairWeight": func() error { return q.SetFairWeight(ctx, "a", "k", 2) },
+				"Pause":         func() error { return errors.Join(q.Pause(ctx, "b", "why"), q.Resume(ctx, "b")) },
 				"Drain": func() error { return q.Drain(ctx, "c", "why") },
 				"Queues": func() error {
 					_, err := q.Queues(ctx)

@@ -69,6 +69,9 @@ func newRoutes(opts *Options) (_ *routes, err error) {
 		if err := checkBackoff(option, h); err != nil {
 			return nil, err
 		}
+		if err := checkBatch(option, h); err != nil {
+			return nil, err
+		}
 		for _, p := range patterns {
 			if seen[p] {
 				if r.exact[p], err = besides(r.exact[p], h); err != nil {
@@ -122,6 +125,21 @@ func checkBackoff(option string, h Handler) error {
 	for _, kind := range kinds {
 		if p := backoffOf(h, kind); p != nil {
 			if err := validatePolicy(option+".Backoff", p); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// checkBatch checks the sizes of batches.
+func checkBatch(option string, h Handler) error {
+	if b, ok := find[*batcher](h); ok && b.problem() != "" {
+		return &InvalidOptionError{option, b.queue, b.problem()}
+	}
+	if m, ok := find[*Mux](h); ok {
+		for _, kind := range m.knownKinds() {
+			if err := checkBatch(option, m.kinds[kind]); err != nil {
 				return err
 			}
 		}

@@ -248,25 +248,33 @@ func (r *runner) process(ctx context.Context, c *claim, a *attempt) {
 			a.cause = context.Cause(ctx)
 		}
 	}()
-	a.err = c.route.handler.Process(ctx, c.full())
+	job := c.full()
+	job.run.ctx = ctx
+	a.err = c.route.handler.Process(ctx, job)
 	a.returned = true
 }
 
 // recoverInto turns a panic or runtime.Goexit into a failed attempt. It is the
-// one place that recovers a handler's panics.
+// one place that recovers a handler's panics, beside that of a [Batch].
 func (r *runner) recoverInto(a *attempt, ctx context.Context) {
 	if a.returned {
 		return
 	}
-	if p := recover(); p != nil {
-		a.err = &panicError{text: fmt.Sprintf("panic: %v", p), stack: string(debug.Stack())}
-	} else {
-		a.err = &panicError{text: "handler ended its goroutine (runtime.Goexit)", stack: string(debug.Stack())}
-	}
+	a.err = panicked(recover())
 	a.returned, a.deferral = true, false
 	if a.cause == nil && ctx.Err() != nil {
 		a.cause = context.Cause(ctx)
 	}
+}
+
+// panicked is the failure of a function of the user's that did not return, for p
+// or by ending its goroutine.
+func panicked(p any) error {
+	text := "handler ended its goroutine (runtime.Goexit)"
+	if p != nil {
+		text = fmt.Sprintf("panic: %v", p)
+	}
+	return &panicError{text: text, stack: string(debug.Stack())}
 }
 
 // load gets a payload that did not come with the claim, once there is memory for

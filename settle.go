@@ -29,12 +29,14 @@ func settleSteps(batch []outcomeOf, aside bool) []store.Step {
 type settlement struct {
 	archive, dead, aside, waiting, back store.Settle
 	results, resultsAside               store.Settle // completed, with a result
+	outcomes                            store.Settle // somebody may wait for them, and nothing else is kept
 	beaten                              store.Settle // have a lease to forget
+	gated                               store.Settle // are inside of an order gate
 }
 
 func newSettlement(slot int, batch []outcomeOf, aside bool) *settlement {
 	var s settlement
-	for _, to := range []*store.Settle{&s.archive, &s.dead, &s.aside, &s.waiting, &s.back, &s.results, &s.resultsAside} {
+	for _, to := range []*store.Settle{&s.archive, &s.dead, &s.aside, &s.waiting, &s.back, &s.results, &s.resultsAside, &s.outcomes, &s.gated} {
 		to.Slot = slot
 	}
 	for _, o := range batch {
@@ -42,12 +44,19 @@ func newSettlement(slot int, batch []outcomeOf, aside bool) *settlement {
 		to := s.add(o, aside)
 		to.ClaimIDs = append(to.ClaimIDs, c.id)
 		to.Nonces = append(to.Nonces, c.nonce)
-		if to == &s.dead || to == &s.aside || to == &s.waiting {
+		if to == &s.dead || to == &s.aside || to == &s.waiting || to == &s.outcomes {
 			to.States = append(to.States, string(v.state))
 			to.Reasons = append(to.Reasons, clean(v.reason, maxErrorText))
 			to.Texts = append(to.Texts, text(v.text, maxErrorText))
 			to.Stacks = append(to.Stacks, text(v.stack, maxStackText))
-			to.Keep = append(to.Keep, keepSeconds(c.retention().DeadLetter))
+			to.Keep = append(to.Keep, c.keepDead())
+		}
+		if c.job.ordered() {
+			s.gated.ClaimIDs = append(s.gated.ClaimIDs, c.id)
+			s.gated.Nonces = append(s.gated.Nonces, c.nonce)
+			s.gated.Fates = append(s.gated.Fates, v.gateFate())
+			s.gated.AfterUS = append(s.gated.AfterUS, microseconds(v.after))
+			s.gated.RunAtUS = append(s.gated.RunAtUS, unixMicro(v.at))
 		}
 		if c.beaten.Load() {
 			s.beaten.ClaimIDs = append(s.beaten.ClaimIDs, c.id)
@@ -72,18 +81,21 @@ func (s *settlement) add(o outcomeOf, aside bool) *store.Settle {
 		s.waiting.AfterUS = append(s.waiting.AfterUS, microseconds(v.after))
 		s.waiting.RunAtUS = append(s.waiting.RunAtUS, unixMicro(v.at))
 		return &s.waiting
+	case c.outcomeOnly(v.state):
+		s.outcomes.Results = append(s.outcomes.Results, v.result)
+		return &s.outcomes
 	case v.result != "":
 		to := &s.results
 		if aside {
 			to = &s.resultsAside
 		}
-		to.Keep = append(to.Keep, keepSeconds(c.retention().Archive))
+		to.Keep = append(to.Keep, c.keepArchive())
 		to.Results = append(to.Results, v.result)
 		return to
 	case aside:
 		return &s.aside
 	case v.state == StateCompleted:
-		s.archive.Keep = append(s.archive.Keep, keepSeconds(c.retention().Archive))
+		s.archive.Keep = append(s.archive.Keep, c.keepArchive())
 		return &s.archive
 	}
 	return &s.dead
@@ -91,9 +103,10 @@ func (s *settlement) add(o outcomeOf, aside bool) *store.Settle {
 
 // lock locks all rows of the batch, in one order, because a cancel locks several
 // rows too. Completed jobs, which do not care about cancels, need no lock where
-// one statement ends them all.
+// one statement ends them all; but what frees the gates of a claim must come
+// before another can.
 func (s *settlement) lock(batch []outcomeOf) []store.Step {
-	if len(s.archive.ClaimIDs) == len(batch) || len(s.results.ClaimIDs) == len(batch) {
+	if len(s.gated.ClaimIDs) == 0 && (len(s.archive.ClaimIDs) == len(batch) || len(s.results.ClaimIDs) == len(batch)) {
 		return nil
 	}
 	ids, nonces := make([]int64, len(batch)), make([]int64, len(batch))
@@ -109,9 +122,11 @@ func (s *settlement) steps() (steps []store.Step) {
 			steps = append(steps, step(from))
 		}
 	}
+	add(&s.gated, store.FreeGates)
 	add(&s.archive, janitor.Archive)
 	add(&s.results, janitor.ArchiveResults)
 	add(&s.resultsAside, store.SettleResultsAside)
+	add(&s.outcomes, store.SettleOutcome)
 	add(&s.dead, janitor.DeadLetter)
 	add(&s.aside, store.SettleAside)
 	add(&s.waiting, store.SettleWaiting)

@@ -69,7 +69,10 @@ func (t *SpoolTarget) Take(ctx context.Context, jobs []NewJob, ids []uuid.UUID) 
 	for i := range s.Jobs {
 		j := &s.Jobs[i]
 		var r ready
-		if err := t.queue.ready(&r, j, parent, i); err != nil {
+		if err := t.queue.ready(&r, j, i); err != nil {
+			return SpooledJobs{}, err
+		}
+		if err := r.encode(t.queue.opts.MaxPayloadBytes, parent, i); err != nil {
 			return SpooledJobs{}, err
 		}
 		if j.ID = r.id; ids != nil {

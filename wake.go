@@ -2,9 +2,12 @@ package simplequeue
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/google/uuid"
 
 	"github.com/simplequeue/simplequeue/internal/store"
 )
@@ -19,8 +22,10 @@ type wakeups struct {
 
 	mu      sync.Mutex
 	lanes   map[store.Lane]bool
-	cancel  bool // a running job is to be cancelled
-	pause   bool // a queue has been paused or resumed
+	cancel  bool        // a running job is to be cancelled
+	pause   bool        // a queue has been paused or resumed
+	gate    bool        // a job has come to a gate
+	done    []uuid.UUID // jobs of which whoever waits for them is to be told
 	sending bool
 }
 
@@ -89,6 +94,37 @@ func (w *wakeups) pauses() {
 	w.send()
 }
 
+// gates tells a worker that a gate may be open, this process's own if it has one.
+func (w *wakeups) gates() {
+	if e := w.queue.engine.Load(); e != nil && !e.runner.refusing.Load() {
+		e.admitter.hint()
+		return
+	}
+	if w.queue.opts.PollOnly {
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.gate = true
+	w.send()
+}
+
+// ended tells whoever waits for the jobs, here and in other processes, that there
+// is something to see.
+func (w *wakeups) ended(ids []uuid.UUID) {
+	if len(ids) == 0 {
+		return
+	}
+	w.queue.waits.told(ids)
+	if w.queue.opts.PollOnly {
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.done = append(w.done, ids...)
+	w.send()
+}
+
 // send starts the sender unless it is at work. w.mu is held.
 func (w *wakeups) send() {
 	if w.sending {
@@ -99,34 +135,45 @@ func (w *wakeups) send() {
 }
 
 // sender sends what has gathered until nothing is left. A notification that
-// cannot be sent is dropped: the poll interval finds the jobs.
+// cannot be sent is dropped: the poll interval finds the jobs, and whoever waits
+// looks by itself.
 func (w *wakeups) sender() {
 	for {
-		message, ok := w.take()
+		message, done, ok := w.take()
 		if !ok {
 			return
 		}
-		ctx, stop := context.WithTimeout(context.Background(), wakeLimit)
-		db := w.queue.db
-		if e := w.queue.engine.Load(); e != nil && !e.runner.refusing.Load() {
-			db = e.db
+		if message != "" {
+			w.notify(w.channel, message)
 		}
-		if err := db.Notify(ctx, wakeLimit, w.channel, message); err != nil {
-			w.queue.log.Debug("wake-up not sent", "err", err)
+		for some := range slices.Chunk(done, maxEnded) {
+			w.notify(endedChannel(w.channel), encodeEnded(some))
 		}
-		stop()
 		t := time.NewTimer(wakeGap)
 		<-t.C
 	}
 }
 
-func (w *wakeups) take() (message string, ok bool) {
+func (w *wakeups) notify(channel, message string) {
+	ctx, stop := context.WithTimeout(context.Background(), wakeLimit)
+	defer stop()
+	db := w.queue.db
+	if e := w.queue.engine.Load(); e != nil && !e.runner.refusing.Load() {
+		db = e.db
+	}
+	if err := db.Notify(ctx, wakeLimit, channel, message); err != nil {
+		w.queue.log.Debug("wake-up not sent", "err", err)
+	}
+}
+
+func (w *wakeups) take() (message string, done []uuid.UUID, ok bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if len(w.lanes) == 0 && !w.cancel && !w.pause {
+	if len(w.lanes) == 0 && !w.cancel && !w.pause && !w.gate && len(w.done) == 0 {
 		w.sending = false
-		return "", false
+		return "", nil, false
 	}
+	done, w.done = w.done, nil
 	lanes := make([]store.Lane, 0, len(w.lanes))
 	for l := range w.lanes {
 		lanes = append(lanes, l)
@@ -141,6 +188,9 @@ func (w *wakeups) take() (message string, ok bool) {
 	if w.pause {
 		parts = append(parts, notePause)
 	}
-	w.lanes, w.cancel, w.pause = nil, false, false
-	return strings.Join(parts, "\n"), true
+	if w.gate {
+		parts = append(parts, noteGate)
+	}
+	w.lanes, w.cancel, w.pause, w.gate = nil, false, false, false
+	return strings.Join(parts, "\n"), done, true
 }

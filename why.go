@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -22,6 +23,8 @@ const (
 	HoldCancelling  HoldCode = "cancelling"   // it runs, and has been asked to stop
 	HoldLeaseOver   HoldCode = "lease_over"   // it is held by a worker that may be dead, and will be taken from it
 	HoldWaits       HoldCode = "waits"        // its time has not come
+	HoldHeld        HoldCode = "held"         // it was inserted to be committed later, and has not been
+	HoldGate        HoldCode = "gate"         // others of its order key come first, or it is not its fairness key's turn
 	HoldUnknownKind HoldCode = "unknown_kind" // no live worker of its queue takes its kind
 	HoldNoWorker    HoldCode = "no_worker"    // no live worker serves its queue
 	HoldPaused      HoldCode = "paused"       // its queue is paused
@@ -38,6 +41,8 @@ type Hold struct {
 	Until time.Time
 	// Jobs is how many come first.
 	Jobs int64
+	// Job is the one that has to end first, of an order key.
+	Job uuid.UUID
 	// Worker is who holds the job.
 	Worker uuid.UUID
 }
@@ -61,6 +66,11 @@ func (q *SimpleQueue) Why(ctx context.Context, id uuid.UUID) ([]Hold, error) {
 	if found != nil {
 		c.Holds = *found
 	}
+	if c.in(StateWaiting) && (len(c.job.gates) > 0 || c.job.Reason == reasonHeld) {
+		if err := q.lookAtGate(ctx, c); err != nil {
+			return nil, fmt.Errorf("simplequeue: look at the gate of job %v: %w", id, err)
+		}
+	}
 	if c.workers, err = q.Workers(ctx); err != nil {
 		return nil, err
 	}
@@ -78,12 +88,14 @@ func (q *SimpleQueue) Why(ctx context.Context, id uuid.UUID) ([]Hold, error) {
 type holdCase struct {
 	store.Holds
 	job     JobInfo
+	gate    store.GateSight
+	first   JobInfo // who has to go before the job, of an order key
 	workers []WorkerInfo
 }
 
 // holdLooks are the questions, each of which knows one sort of thing. A feature
 // that holds jobs back adds its own.
-var holdLooks = []func(*holdCase) []Hold{holdEnded, holdRuns, holdWaits, holdPaused, holdWorkers, holdSuspect, holdBehind}
+var holdLooks = []func(*holdCase) []Hold{holdEnded, holdRuns, holdHeld, holdGate, holdWaits, holdPaused, holdWorkers, holdSuspect, holdBehind}
 
 func (c *holdCase) in(states ...State) bool {
 	for _, s := range states {
@@ -144,6 +156,9 @@ func holdRuns(c *holdCase) (list []Hold) {
 }
 
 func holdWaits(c *holdCase) []Hold {
+	if at := c.gate.RunAt; c.in(StateWaiting) && at != nil && at.After(c.Now) {
+		return []Hold{{Code: HoldWaits, Text: fmt.Sprintf("It is scheduled for %s.", c.at(*at)), Until: *at}}
+	}
 	if !c.in(StateWaiting) || c.job.RunAt.IsZero() {
 		return nil
 	}
@@ -159,6 +174,59 @@ func holdWaits(c *holdCase) []Hold {
 		text = fmt.Sprintf("%s %s, which has come: a worker will move it to the queue, if one runs.", why, c.at(c.job.RunAt))
 	}
 	return []Hold{{Code: HoldWaits, Text: text, Until: c.job.RunAt}}
+}
+
+func holdHeld(c *holdCase) []Hold {
+	if !c.in(StateWaiting) || c.job.Reason != reasonHeld || c.gate.ExpiresAt == nil {
+		return nil
+	}
+	end := *c.gate.ExpiresAt
+	return []Hold{{Code: HoldHeld, Until: end, Text: fmt.Sprintf("It is held until CommitHeld commits it, or it is deleted: at %s.", c.at(end))}}
+}
+
+// lookAtGate fills in what the job waits at.
+func (q *SimpleQueue) lookAtGate(ctx context.Context, c *holdCase) error {
+	var err error
+	if c.gate, err = q.db.SeeGate(ctx, inspectLimit, c.job.ID); err != nil || c.gate.First == nil {
+		return err
+	}
+	c.first, err = q.Get(ctx, *c.gate.First)
+	if errors.Is(err, ErrNotFound) {
+		c.first, err = JobInfo{Job: Job{ID: *c.gate.First}}, nil
+	}
+	return err
+}
+
+func holdGate(c *holdCase) []Hold {
+	if !c.in(StateWaiting) || c.gate.Gate == "" {
+		return nil
+	}
+	h := Hold{Code: HoldGate, Jobs: c.gate.Ahead}
+	kind, rest, _ := strings.Cut(c.gate.Gate, "\t")
+	queue, key, _ := strings.Cut(rest, "\t")
+	line := fmt.Sprintf("order key %q", key)
+	if key == "" {
+		line = fmt.Sprintf("queue %q, which is first in, first out", queue)
+	}
+	switch {
+	case kind == "f":
+		h.Text = fmt.Sprintf("It waits for its fairness key's turn: %d jobs of queue %q come first.", h.Jobs, queue)
+	case c.gate.BlockedAt != nil && c.first.State == "":
+		h.Job = c.first.ID
+		h.Text = fmt.Sprintf("Job %v, of which nothing is kept, has closed the %s at %s: ReleaseKey opens it.", h.Job, line, c.at(*c.gate.BlockedAt))
+	case c.gate.BlockedAt != nil:
+		h.Job = c.first.ID
+		h.Text = fmt.Sprintf("Job %v, which is %s, has closed the %s at %s: ReleaseKey opens it, and Redrive runs that job again.",
+			h.Job, c.first.State, line, c.at(*c.gate.BlockedAt))
+	case c.gate.First != nil && c.first.State != "":
+		h.Job = c.first.ID
+		h.Text = fmt.Sprintf("It is behind %d others of the %s: job %v, which is %s, comes first.", h.Jobs, line, h.Job, c.first.State)
+	case c.job.Reason == reasonHeld:
+		return nil // it is first, and its hold is all that is between it and its run
+	default:
+		h.Text = fmt.Sprintf("It is the first of the %s: a worker will let it in, if one runs.", line)
+	}
+	return []Hold{h}
 }
 
 func holdPaused(c *holdCase) []Hold {

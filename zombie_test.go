@@ -116,9 +116,13 @@ func cutKind(s string) (kind, rest string) {
 	return s, ""
 }
 
-// expire makes a running job's lease look long unrenewed.
+// expire makes a running job's lease look long unrenewed, once the first sweep of
+// a worker is over, which would find it otherwise.
 func expire(t *testing.T, pool *pgxpool.Pool, id uuid.UUID) {
 	t.Helper()
+	eventually(t, "the first sweep is over", func() bool {
+		return queryOne[int](t, pool, "SELECT count(*) FROM simplequeue.job_sweep WHERE name = 'reaper' AND swept_at > continuous_since") == 1
+	})
 	tag, err := pool.Exec(t.Context(), `WITH beat AS (DELETE FROM simplequeue.job_lease)
 		UPDATE simplequeue.job_running SET claimed_at = claimed_at - interval '1 hour', lease_ms = 1 WHERE id = $1`, id)
 	if err != nil || tag.RowsAffected() != 1 {

@@ -357,8 +357,13 @@ func checkSlots(h *history) (found []violation) {
 }
 
 // checkLimits: no process runs more jobs of a queue, or in all, than it has
-// permits.
+// permits, and no handler runs without one.
 func checkLimits(h *history) (found []violation) {
+	for i := range h.runs {
+		if r := &h.runs[i]; r.inside > r.permits {
+			found = append(found, h.breach("I6 limits", r.job, "%s ran %d jobs of %s, with %d permits taken", r.process, r.inside, r.queue, r.permits))
+		}
+	}
 	died := map[string]time.Time{}
 	for _, l := range h.lives {
 		if !l.end.IsZero() {

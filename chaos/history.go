@@ -80,6 +80,9 @@ type handlerRun struct {
 	start                     time.Time
 	end                       time.Time // zero if it never ended
 	outcome                   string
+	// As it began: how many handlers of its queue were inside of the process, at
+	// least, and how many permits of the queue were taken.
+	inside, permits int
 }
 
 // What a handler's run came to.

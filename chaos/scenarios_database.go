@@ -14,7 +14,7 @@ import (
 func init() {
 	addScenario(scenario{name: "terminate", order: 4, about: "connections are terminated, by chance and all at once", inject: injectTerminations})
 	addScenario(scenario{name: "pgrestart", order: 5, about: "the server is stopped at once and started again", inject: injectRestart})
-	addScenario(scenario{name: "locktable", order: 9, about: "tables are locked for up to two seconds", inject: injectLocks})
+	addScenario(scenario{name: "locktable", order: 9, about: "tables are locked for up to two seconds", strict: true, inject: injectLocks})
 	addScenario(scenario{name: "lockrows", order: 9, about: "jobs at the head of a queue are locked for seconds", workloads: []string{"backlog"}, inject: injectRowLocks})
 	addScenario(scenario{name: "snapshot", order: 10, about: "a snapshot is held open throughout", inject: injectSnapshot})
 	addScenario(scenario{name: "dump", order: 11, about: "pg_dump runs throughout", inject: injectDump})
@@ -99,9 +99,10 @@ func (s *stage) lock(ctx context.Context, table string, hold time.Duration) erro
 		return err
 	}
 	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
+	mode := []string{"ACCESS EXCLUSIVE", "EXCLUSIVE"}[s.rand.IntN(2)] // nobody reads, nobody writes
 	// Waiting for the lock already holds up others. A deadlock with a statement
 	// that is under way ends it; then the next lock will do.
-	if _, err := tx.Exec(context.WithoutCancel(ctx), "LOCK TABLE simplequeue."+table+" IN ACCESS EXCLUSIVE MODE"); err == nil {
+	if _, err := tx.Exec(context.WithoutCancel(ctx), "LOCK TABLE simplequeue."+table+" IN "+mode+" MODE"); err == nil {
 		pause(ctx, hold)
 	}
 	return nil

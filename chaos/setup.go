@@ -22,8 +22,9 @@ type setup struct {
 	Drain         time.Duration
 	Conns         int // of the pool
 	PollOnly      bool
-	Procs         int // GOMAXPROCS, 0 for the default
-	SpareMemory   int // bytes of address space beyond what the process starts with, 0 for no limit
+	ShiftPermits  bool // change the permits of queues all the time
+	Procs         int  // GOMAXPROCS, 0 for the default
+	SpareMemory   int  // bytes of address space beyond what the process starts with, 0 for no limit
 	// ClockOff is how far the clock of the process is off. It has an effect only
 	// in a program built for it.
 	ClockOff time.Duration

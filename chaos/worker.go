@@ -94,18 +94,29 @@ func (w *worker) run(ctx context.Context) (err error) {
 	reporting, done := context.WithCancel(context.Background())
 	defer done()
 	go w.report(reporting)
+	if w.setup.ShiftPermits {
+		go w.shiftPermits(reporting)
+	}
 	return w.queue.Run(ctx)
 }
 
 // handler runs a workload's jobs and tells the witness of each run.
 func (w *worker) handler(l *workload) simplequeue.Handler {
+	var entered, left atomic.Int64
 	return simplequeue.Typed(l.name, func(ctx context.Context, job *simplequeue.Job, p payload) error {
 		w.handlers.Add(1)
 		defer w.handlers.Add(-1)
+		// Who has entered before the look at the permits and leaves after it has
+		// one of them at that moment.
+		before := entered.Add(1)
+		defer left.Add(1)
+		permits := w.queue.Stats().Queues[l.name].Running
+		inside := before - left.Load()
 		run, outcome := uuid.New(), runPanicked
 		apart := context.WithoutCancel(ctx)
 		must(w.witness.starts(apart, run, handlerRun{
 			job: job.ID, process: w.setup.Name, queue: job.Queue, attempt: job.Attempt, reprocess: job.ReprocessCount, crash: job.CrashCount,
+			inside: int(inside), permits: permits,
 		}))
 		defer func() { must(w.witness.endsRun(apart, run, outcome)) }()
 		err := l.handle(ctx, w, job, p)
@@ -153,6 +164,19 @@ func (w *worker) report(ctx context.Context) {
 		}
 		if err := w.witness.reports(ctx, r); err != nil && ctx.Err() == nil {
 			must(err)
+		}
+	}
+}
+
+// shiftPermits changes how many jobs of this and that queue may run, as fast as
+// claims are made, so that some arrive when the permits that they were made for
+// are gone.
+func (w *worker) shiftPermits(ctx context.Context) {
+	chance := rand.New(rand.NewPCG(w.setup.Seed, 2))
+	for pause(ctx, time.Duration(1+chance.IntN(10))*time.Millisecond) {
+		name := w.setup.Workloads[chance.IntN(len(w.setup.Workloads))]
+		if err := w.queue.SetQueuePermits(name, 1+chance.IntN(w.setup.permits(name))); err != nil {
+			fmt.Fprintln(os.Stderr, "chaos: permits:", err)
 		}
 	}
 }

@@ -110,7 +110,8 @@ func DeadLetter(s *store.Settle) store.Step {
 // The sweep does for job_finished what settle does for job_running. It takes
 // whatever comes next by id: one that looked for a state would walk over all
 // that ended otherwise, again for each batch. Retention comes from the job, else
-// from its queue, else from the default.
+// from its queue, else from the default; the outcome of a job that somebody may
+// be waiting for stays for ten minutes at least.
 var sweep = store.Define(`
 WITH gone AS (
     DELETE FROM {schema}.job_finished
@@ -125,12 +126,22 @@ WITH gone AS (
     RETURNING {job}, started_at, finished_at, worker_id, state, reason, result
 ), moved AS MATERIALIZED (
     SELECT {g.job}, g.started_at, g.finished_at, g.worker_id, g.state, g.reason, g.result,
-           CASE WHEN g.state = 'completed' THEN coalesce((g.props ->> 'keep_archive')::bigint, q.archive, $3::bigint)
-                ELSE coalesce((g.props ->> 'keep_dlq')::bigint, q.dlq, $4::bigint) END AS keep
+           CASE WHEN g.props ? 'awaited' AND k.keep BETWEEN 0 AND 599 THEN 600 ELSE k.keep END AS keep
     FROM gone AS g
     LEFT JOIN unnest($5::text[], $6::bigint[], $7::bigint[]) AS q(queue, archive, dlq) ON q.queue = g.queue
-), ` + release + `, archived AS (` + keepMoved("job_queue_archive", "m.state = 'completed'") + `
+    CROSS JOIN LATERAL (
+        SELECT CASE WHEN g.state = 'completed' THEN coalesce((g.props ->> 'keep_archive')::bigint, q.archive, $3::bigint)
+                    ELSE coalesce((g.props ->> 'keep_dlq')::bigint, q.dlq, $4::bigint) END AS keep
+    ) AS k
+), ` + release + `, ` + store.ReleaseGates("moved", "true", "h.state NOT IN ('completed', 'cancelled')") + `, archived AS (` + keepMoved("job_queue_archive", "m.state = 'completed'") + `
 ), dead AS (` + keepMoved("job_queue_dlq", "m.state <> 'completed'") + `
+), told AS (
+    INSERT INTO {schema}.job_outcome
+        (` + store.OutcomeColumns + `)
+    SELECT m.id, m.created_at, m.started_at, m.worker_id, m.attempt, m.max_attempts, m.reprocess_count, m.crash_count,
+           m.priority, m.state, m.queue, m.kind, m.unique_key, m.fingerprint, m.reason, m.errors, m.props, m.result
+    FROM moved AS m
+    WHERE m.keep = -2 AND m.props ? 'awaited'
 )
 SELECT count(*) FILTER (WHERE m.state = 'completed'), count(*) FILTER (WHERE m.state <> 'completed'),
        (SELECT last.id FROM moved AS last ORDER BY last.id DESC LIMIT 1)
@@ -154,4 +165,5 @@ var (
 	makePartitions = store.Define(`SELECT {schema}.make_partitions($1::text, $2::bigint[], $3::integer)`)
 	rotate         = store.Define(`SELECT {schema}.rotate($1::integer, $2::bigint)`)
 	dropExpired    = store.Define(`SELECT {schema}.drop_expired($1::text)`)
+	expireOutcomes = store.Define(`SELECT {schema}.expire_outcomes()`)
 )

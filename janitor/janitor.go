@@ -99,6 +99,7 @@ func New(pool *pgxpool.Pool, opts Options) (*Janitor, error) {
 type Result struct {
 	Archived     int // moved to the archive
 	DeadLettered int // moved to the DLQ
+	Expired      int // held jobs that were not committed in time, deleted
 	Dropped      int // partitions dropped
 	Emptied      int // tables of job_queue and job_running whose space was given back
 }
@@ -141,6 +142,8 @@ func (j *Janitor) sweep(ctx context.Context, full bool) (r Result, err error) {
 	}
 	var moveErr error
 	r.Archived, r.DeadLettered, moveErr = j.moveFinished(ctx)
+	var expireErr error
+	r.Expired, expireErr = j.expire(ctx)
 	rotateErr := j.db.Tx(ctx, limit, store.Step{
 		Statement: rotate, Args: []any{rotateLive, rotateBytes},
 		Scan: func(row pgx.Rows) error {
@@ -152,7 +155,7 @@ func (j *Janitor) sweep(ctx context.Context, full bool) (r Result, err error) {
 			return nil
 		},
 	})
-	return r, errors.Join(err, moveErr, rotateErr)
+	return r, errors.Join(err, moveErr, expireErr, rotateErr)
 }
 
 // The row in job_sweep says when any process last did it; the update itself is
@@ -249,7 +252,7 @@ func (j *Janitor) housekeep(ctx context.Context) (dropped int, err error) {
 		}))
 		dropped += n
 	}
-	errs = append(errs, j.db.Tx(ctx, limit,
+	errs = append(errs, j.db.Tx(ctx, limit, store.Step{Statement: expireOutcomes}), j.db.Tx(ctx, limit,
 		store.Step{Statement: forgetChosenIDs, Args: []any{10 * batch}},
 		store.Step{Statement: forgetRepeatedLanes},
 		store.Step{Statement: forgetSilentWorkers}))

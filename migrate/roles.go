@@ -17,7 +17,7 @@ var rolesText string
 type Roles struct {
 	Enqueue string // inserts jobs, and neither reads nor changes those of others
 	Work    string // runs jobs: what Run, janitor and reaper do, and what handlers may ask for
-	Admin   string // does what Work does, and sets limits and pauses of queues
+	Admin   string // does what Work does, and sets limits, pauses and shares of queues
 }
 
 // Grants returns SQL that lets three roles do their part and nothing else, for

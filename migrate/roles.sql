@@ -26,9 +26,9 @@ REVOKE ALL ON ALL SEQUENCES IN SCHEMA {schema} FROM {enqueue}, {work}, {admin};
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA {schema} FROM PUBLIC, {enqueue}, {work}, {admin};
 GRANT USAGE ON SCHEMA {schema} TO {enqueue}, {work}, {admin};
 
--- Enqueue: insert by every way of the library, and by enqueue() in SQL. It reads
--- no jobs: of what others have inserted it sees names of queues and their
--- limits, unique keys, and ids.
+-- Enqueue: insert by every way of the library, and by enqueue() in SQL, and let
+-- held jobs go. It reads no jobs: of what others have inserted it sees names of
+-- queues and their limits, unique keys, and ids.
 GRANT INSERT (id, queue, kind, priority, lane, max_attempts, fingerprint, unique_scope, unique_key, payload_bytes, payload, raw, props)
     ON {schema}.job_queue TO {enqueue};
 GRANT INSERT (id, run_at, reason, queue, kind, priority, max_attempts, fingerprint, unique_scope, unique_key, payload_bytes, payload, raw, props)
@@ -39,19 +39,21 @@ GRANT INSERT (queue, priority), SELECT (queue, priority) ON {schema}.job_lane TO
 GRANT SELECT (queue, max_live) ON {schema}.job_bound TO {enqueue};
 GRANT INSERT (scope, key, job_id), SELECT (scope, key, job_id) ON {schema}.job_unique TO {enqueue};
 GRANT INSERT (id), SELECT (id), DELETE ON {schema}.job_client_id TO {enqueue};
+GRANT INSERT (job_id, gate, key, run_at, blocks) ON {schema}.job_gated TO {enqueue};
+GRANT INSERT (gate, arrived) ON {schema}.job_gate_look TO {enqueue};
 GRANT EXECUTE ON FUNCTION
-    {schema}.enqueue, {schema}.uuid_v7, {schema}.keep_seconds, {schema}.unique_key, {schema}.canonical,
-    {schema}.jobs_known, {schema}.unique_holder, {schema}.take_over, {schema}.take_slots
+    {schema}.enqueue, {schema}.unique_key, {schema}.canonical, {schema}.jobs_known, {schema}.unique_holder,
+    {schema}.take_over, {schema}.take_slots, {schema}.hold_jobs, {schema}.commit_held
     TO {enqueue};
 
 -- Work: the whole life of jobs, sweeps, archive and partitions included, but no
 -- say in how queues are run.
 GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO {work}, {admin};
 REVOKE INSERT, UPDATE, DELETE ON {schema}.schema_migration FROM {work}, {admin};
-REVOKE INSERT, UPDATE, DELETE ON {schema}.job_bound, {schema}.job_pause FROM {work};
+REVOKE INSERT, UPDATE, DELETE ON {schema}.job_bound, {schema}.job_pause, {schema}.job_gate_weight FROM {work};
 GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA {schema} TO {work}, {admin};
 
--- Administer: that, and limits and pauses of queues. Migrations are for the
+-- Administer: that, and limits, pauses and shares of queues. Migrations are for the
 -- owner.
 REVOKE EXECUTE ON FUNCTION {schema}.set_queue_limit FROM {work};
 

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"strconv"
 	"time"
 
 	"github.com/google/uuid"
@@ -77,9 +78,10 @@ func (r Result) Reaped() int { return r.Requeued + r.Failed + r.Bad + r.Cancelle
 // Run sweeps until ctx ends and returns its error. Failed sweeps are logged and
 // tried again at the next interval.
 //
-// Leases age only while sweeps can run: after a time in which none could, every
-// lease counts from the first sweep that did. An outage of the database thus
-// takes no job from a worker that lives.
+// Leases age only while sweeps can run, and sweeps wait for what heartbeats wait
+// for: after a time in which none could run, every lease counts from the first
+// sweep that did. Neither an outage of the database nor a lock on its tables thus
+// takes a job from a worker that lives.
 func (r *Reaper) Run(ctx context.Context) error {
 	failing := false
 	for {
@@ -103,21 +105,26 @@ func (r *Reaper) Run(ctx context.Context) error {
 }
 
 // One process sweeps per interval. A gap of more than one and a half intervals
-// means that nobody could.
+// means that nobody could; $2 tells that nobody could beat.
 var markSweep = store.Define(`
 INSERT INTO {schema}.job_sweep AS s (name, swept_at, continuous_since)
 VALUES ('reaper', clock_timestamp(), clock_timestamp())
 ON CONFLICT (name) DO UPDATE SET
     swept_at = excluded.swept_at,
-    continuous_since = CASE WHEN excluded.swept_at - s.swept_at > $1::bigint * interval '1.5 milliseconds'
+    continuous_since = CASE WHEN excluded.swept_at - s.swept_at > $1::bigint * interval '1.5 milliseconds' OR $2::boolean
                             THEN excluded.swept_at ELSE s.continuous_since END
 WHERE s.swept_at < clock_timestamp() - $1::bigint * interval '0.5 milliseconds'
 RETURNING true`)
 
 func (r *Reaper) sweep(ctx context.Context) (Result, error) {
+	began := time.Now()
+	if err := r.db.TryBeat(ctx, limit); err != nil {
+		return Result{}, err
+	}
+	waited := time.Since(began) > longWait
 	mine := false
 	err := r.db.Tx(ctx, limit, store.Step{
-		Statement: markSweep, Args: []any{r.opts.Interval.Milliseconds()},
+		Statement: markSweep, Args: []any{r.opts.Interval.Milliseconds(), waited},
 		Scan: func(pgx.Rows) error { mine = true; return nil },
 	})
 	if err != nil || !mine {
@@ -125,9 +132,12 @@ func (r *Reaper) sweep(ctx context.Context) (Result, error) {
 	}
 	result, err := r.Once(ctx)
 	if err == nil {
-		// A sweep that took long has shown all the while that the database can
-		// be reached: its own duration is no gap.
-		err = r.db.Tx(ctx, limit, store.Step{Statement: endSweep})
+		// A sweep that took long has shown all the while that beats could be
+		// written, or it would have failed: its own duration is no gap.
+		err = r.impatiently(ctx, func(ctx context.Context, tx pgx.Tx) error {
+			_, err := tx.Exec(ctx, r.db.SQL(endSweep))
+			return err
+		})
 	}
 	return result, err
 }
@@ -135,8 +145,39 @@ func (r *Reaper) sweep(ctx context.Context) (Result, error) {
 var endSweep = store.Define(`
 UPDATE {schema}.job_sweep AS s SET swept_at = clock_timestamp() WHERE s.name = 'reaper'`)
 
+// longWait is for how long a sweep may wait before that counts as a time in which
+// nobody could beat, where it is too short for a gap between sweeps. A busy
+// machine must not take that long each time, or nothing would ever be reaped.
+const longWait = time.Second
+
+// patience is how long a sweep that has begun waits for a lock. A beat itself is
+// given a quarter of the heartbeat interval.
+func (r *Reaper) patience() time.Duration {
+	return min(max(r.opts.Interval/4, 100*time.Millisecond), time.Second)
+}
+
+var lockTimeout = store.Define(`SELECT set_config('lock_timeout', $1::text, true)`)
+
+// impatiently runs f in a transaction that fails where it would have to wait for
+// a lock: once a sweep has begun, a wait that went unseen would age leases.
+func (r *Reaper) impatiently(ctx context.Context, f func(ctx context.Context, tx pgx.Tx) error) error {
+	return r.db.InTx(ctx, limit, func(ctx context.Context, tx pgx.Tx) error {
+		if err := r.waitFor(ctx, tx, r.patience()); err != nil {
+			return err
+		}
+		return f(ctx, tx)
+	})
+}
+
+// waitFor sets how long the transaction waits for a lock.
+func (r *Reaper) waitFor(ctx context.Context, tx pgx.Tx, d time.Duration) error {
+	_, err := tx.Exec(ctx, r.db.SQL(lockTimeout), strconv.FormatInt(d.Milliseconds(), 10))
+	return err
+}
+
 // Once makes one sweep now. It judges leases as they stand: call it only where
-// workers have been able to reach the database for the length of a lease.
+// workers have been able to reach the database for the length of a lease. It
+// fails where somebody has locked the tables that heartbeats need.
 func (r *Reaper) Once(ctx context.Context) (Result, error) {
 	var total Result
 	for {
@@ -156,10 +197,16 @@ func (r *Reaper) Once(ctx context.Context) (Result, error) {
 		r.opts.Logger.WarnContext(ctx, "jobs of dead workers found",
 			"requeued", total.Requeued, "failed", total.Failed, "bad_job", total.Bad, "cancelled", total.Cancelled)
 	}
-	if err := r.db.Tx(ctx, limit, store.Step{Statement: forgetLeases}, store.Step{Statement: forgetRequests}); err != nil {
+	err := r.impatiently(ctx, func(ctx context.Context, tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, r.db.SQL(forgetLeases)); err != nil {
+			return err
+		}
+		_, err := tx.Exec(ctx, r.db.SQL(forgetRequests))
+		return err
+	})
+	if err != nil {
 		return total, err
 	}
-	var err error
 	total.Duplicates, err = r.markDuplicates(ctx)
 	return total, err
 }
@@ -214,12 +261,20 @@ WITH moved AS (
                         ELSE 'worker lost' END
     FROM judged AS j
     WHERE j.state IS NOT NULL
-), ` + store.Release("judged", "h.state IS NOT NULL") + `
+), ` + store.Release("judged", "h.state IS NOT NULL") + `, ` +
+	store.ReleaseGates("judged", "h.state IS NOT NULL", "h.state <> 'cancelled'") + `
 SELECT coalesce(j.state, '') FROM judged AS j`)
 
-// reap moves one batch and returns how many stale rows it locked.
+// reap moves one batch and returns how many stale rows it locked. From its first
+// statement to its end nobody can lock the tables against beats.
 func (r *Reaper) reap(ctx context.Context) (found Result, locked int, err error) {
-	err = r.db.InTx(ctx, limit, func(ctx context.Context, tx pgx.Tx) error {
+	err = r.impatiently(ctx, func(ctx context.Context, tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, r.db.SQL(store.BeatNone.Statement), store.BeatNone.Args...); err != nil {
+			return err
+		}
+		if err := r.waitFor(ctx, tx, limit); err != nil {
+			return err
+		}
 		rows, err := tx.Query(ctx, r.db.SQL(lockStale), batch)
 		if err != nil {
 			return err
@@ -300,9 +355,8 @@ func (r *Reaper) markDuplicates(ctx context.Context) (found int, err error) {
 	for {
 		var checked, duplicates int
 		var last *uuid.UUID
-		err := r.db.Tx(ctx, limit, store.Step{
-			Statement: markDuplicates, Args: []any{batch, next},
-			Scan: func(row pgx.Rows) error { return row.Scan(&checked, &duplicates, &last) },
+		err := r.impatiently(ctx, func(ctx context.Context, tx pgx.Tx) error {
+			return tx.QueryRow(ctx, r.db.SQL(markDuplicates), batch, next).Scan(&checked, &duplicates, &last)
 		})
 		if err != nil {
 			return found, err

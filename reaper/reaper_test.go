@@ -275,6 +275,80 @@ func TestGapInTheSweepsAgesNoLease(t *testing.T) {
 	}
 }
 
+// locked locks a table until unlock is called.
+func (w *world) locked(t *testing.T, table string) (unlock func()) {
+	t.Helper()
+	tx, err := w.pool.Begin(t.Context())
+	if err == nil {
+		_, err = tx.Exec(t.Context(), "LOCK TABLE simplequeue."+table+" IN EXCLUSIVE MODE")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	unlock = sync.OnceFunc(func() { _ = tx.Rollback(context.Background()) })
+	t.Cleanup(unlock)
+	return unlock
+}
+
+// A sweep waits where beats have to wait, and its wait is a gap: nobody could
+// beat meanwhile, so every lease counts from the end of the wait.
+func TestWaitOfASweepAgesNoLease(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.r.opts.Interval = 10 * time.Second // 2 s are no gap between sweeps
+	if _, err := w.r.sweep(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	w.exec(t, "UPDATE simplequeue.job_sweep SET swept_at = swept_at - interval '10 seconds', continuous_since = continuous_since - interval '1 hour'")
+	w.running(t, "1 hour", 1, 3, 0)
+	unlock := w.locked(t, "job_lease")
+	swept := make(chan Result)
+	go func() {
+		r, err := w.r.sweep(context.Background())
+		if err != nil {
+			t.Error(err)
+		}
+		swept <- r
+	}()
+	select {
+	case <-swept:
+		t.Error("the sweep does not wait")
+	case <-time.After(2 * time.Second):
+		unlock()
+		if got := <-swept; got != (Result{}) {
+			t.Errorf("the sweep that had to wait finds %+v, want nothing", got)
+		}
+	}
+}
+
+// Once sweeping has begun it does not wait for tables that somebody locks: it
+// fails, takes no job, and its end is not that of a sweep in time.
+func TestSweepFailsOnALockedTable(t *testing.T) {
+	t.Parallel()
+	for _, table := range []string{"job_lease", "job_cancel", "job_fingerprint"} {
+		t.Run(table, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			w.running(t, "1 hour", 1, 3, 0)
+			if table != "job_lease" {
+				w.once(t) // so that what fails is what comes after the reaping
+			}
+			w.locked(t, table)
+			began := time.Now()
+			_, err := w.r.Once(t.Context())
+			if store.Code(err) != "55P03" {
+				t.Errorf("Once() = %v beside a lock on %s, want it not to wait", err, table)
+			}
+			if took := time.Since(began); took > 10*time.Second {
+				t.Errorf("Once() took %v", took)
+			}
+			if n := w.count(t, "job_running"); table == "job_lease" && n != 1 {
+				t.Errorf("%d jobs still running, want 1", n)
+			}
+		})
+	}
+}
+
 // Many processes sweep no more often than one: who comes within half an
 // interval of another's sweep leaves it.
 func TestSweepOfAnotherProcessIsNotRepeated(t *testing.T) {

@@ -19,8 +19,8 @@ WITH gone AS (
     INSERT INTO {schema}.job_finished ({job}, state, reason)
     SELECT {g.job}, 'cancelled', nullif($2::text, '')
     FROM gone AS g
-), ` + Release("gone", "true") + `
-SELECT g.id FROM gone AS g`
+), ` + Release("gone", "true") + `, ` + ReleaseGates("gone", "true", "false") + `
+SELECT g.id, coalesce(g.props ? 'gates', false), coalesce(g.props ? 'awaited', false) FROM gone AS g`
 
 var (
 	cancelWaiting = Define(in("job_waiting", cancelLive))
@@ -56,7 +56,10 @@ SELECT r.id FROM running AS r`
 // Cancelled tells, by id, what a cancel did.
 type Cancelled struct {
 	Ended map[[16]byte]bool // waiting or pending before, ended now
+	Gated bool              // some of these had gates, which may be open now
 	Asked map[[16]byte]bool // running, and asked to stop
+
+	Awaited [][16]byte // of Ended, those that somebody may be waiting for
 }
 
 // CancelLocked asks jobs to stop whose rows stay locked, and returns those that
@@ -82,9 +85,21 @@ func idsInto(set map[[16]byte]bool) func(pgx.Rows) error {
 func (db *DB) Cancel(ctx context.Context, limit time.Duration, ids [][16]byte, reason string) (Cancelled, error) {
 	c := Cancelled{Ended: map[[16]byte]bool{}, Asked: map[[16]byte]bool{}}
 	args := []any{uuids(ids), reason}
+	ended := func(row pgx.Rows) error {
+		var id [16]byte
+		var gated, awaited bool
+		if err := row.Scan(&id, &gated, &awaited); err != nil {
+			return err
+		}
+		c.Ended[id], c.Gated = true, c.Gated || gated
+		if awaited {
+			c.Awaited = append(c.Awaited, id)
+		}
+		return nil
+	}
 	err := db.Tx(ctx, limit,
-		Step{Statement: cancelWaiting, Args: args, Scan: idsInto(c.Ended)},
-		Step{Statement: cancelQueued, Args: args, Scan: idsInto(c.Ended)},
+		Step{Statement: cancelWaiting, Args: args, Scan: ended},
+		Step{Statement: cancelQueued, Args: args, Scan: ended},
 		Step{Statement: cancelRunning, Args: args, Scan: idsInto(c.Asked)})
 	return c, err
 }

@@ -13,7 +13,8 @@ import (
 // that has found the row either has it as it was, and the change finds nothing,
 // or misses it, and finds the new one. A job of job_queue keeps its place unless
 // its lane changes. One that waits for a program that knows its kind goes on
-// waiting whatever its run time is to be.
+// waiting whatever its run time is to be; so does one that is held, or waits at a
+// gate, whose run time is in another table.
 var change = `
 WITH input AS MATERIALIZED (
     SELECT $2::smallint AS priority,
@@ -50,10 +51,10 @@ WITH input AS MATERIALIZED (
            w.unique_scope, w.unique_key, w.fingerprint, w.errors, w.props, w.old_bytes, w.seq, w.was_lane, w.was_priority,
            w.priority, w.payload, w.raw, w.repacked,
            CASE WHEN w.repacked THEN ` + sizeOf("w") + ` ELSE w.old_bytes END AS size,
-           CASE WHEN w.reason = 'unknown_kind' THEN w.was_due
+           CASE WHEN w.reason IN ('unknown_kind', 'gated', 'held') THEN w.was_due
                 WHEN w.run_at IS NULL THEN w.was_due
                 WHEN w.run_at > clock_timestamp() THEN w.run_at END AS due,
-           CASE WHEN w.reason = 'unknown_kind' OR w.run_at IS NULL THEN coalesce(w.reason, 'scheduled') ELSE 'scheduled' END AS reason
+           CASE WHEN w.reason IN ('unknown_kind', 'gated', 'held') OR w.run_at IS NULL THEN coalesce(w.reason, 'scheduled') ELSE 'scheduled' END AS reason
     FROM whole AS w
 ), packed AS MATERIALIZED (
     SELECT s.id, s.created_at, s.attempt, s.max_attempts, s.reprocess_count, s.crash_count,
@@ -76,7 +77,7 @@ WITH input AS MATERIALIZED (
     FROM packed AS p
     WHERE p.repacked AND p.payload_bytes > 0
     ON CONFLICT (id) DO UPDATE SET payload = excluded.payload, raw = excluded.raw
-), lane AS (
+){apart}, lane AS (
     INSERT INTO {schema}.job_lane (queue, priority)
     SELECT CASE WHEN EXISTS (SELECT FROM {schema}.job_bound AS b WHERE b.queue = l.queue) THEN '*' ELSE '' END || l.queue, l.priority
     FROM (SELECT DISTINCT p.queue, p.priority FROM packed AS p) AS l
@@ -104,10 +105,22 @@ SELECT p.id, p.queue, p.lane, p.due IS NOT NULL
 FROM packed AS p`
 
 var (
-	changeWaiting = Define(in("job_waiting", strings.ReplaceAll(change, "{place}",
-		"NULL::bigint AS seq, NULL::smallint AS was_lane, t.run_at AS was_due, t.reason")))
-	changeQueued = Define(in("job_queue", strings.ReplaceAll(change, "{place}",
-		"t.seq, t.lane AS was_lane, NULL::timestamptz AS was_due, NULL::text AS reason")))
+	changeWaiting = Define(in("job_waiting", strings.NewReplacer(
+		"{place}", "NULL::bigint AS seq, NULL::smallint AS was_lane, t.run_at AS was_due, t.reason",
+		"{apart}", `, gated AS (
+    UPDATE {schema}.job_gated
+    SET run_at = (SELECT i.run_at FROM input AS i)
+    WHERE job_id = ANY (ARRAY(
+        SELECT p.id FROM packed AS p WHERE p.reason IN ('gated', 'held') AND (SELECT i.run_at FROM input AS i) IS NOT NULL))
+), held AS (
+    UPDATE {schema}.job_held
+    SET run_at = (SELECT i.run_at FROM input AS i)
+    WHERE job_id = ANY (ARRAY(
+        SELECT p.id FROM packed AS p WHERE p.reason = 'held' AND (SELECT i.run_at FROM input AS i) IS NOT NULL))
+)`).Replace(change)))
+	changeQueued = Define(in("job_queue", strings.NewReplacer(
+		"{place}", "t.seq, t.lane AS was_lane, NULL::timestamptz AS was_due, NULL::text AS reason",
+		"{apart}", "").Replace(change)))
 )
 
 // Change is what is to be different about jobs. nil fields stay as they are.

@@ -3,6 +3,7 @@ package store
 import (
 	"encoding/binary"
 	"io"
+	"sync"
 )
 
 // Jobs that run now and hold no key go in by COPY when they are many: the server
@@ -56,30 +57,41 @@ type PlainJob struct {
 }
 
 // CopyPlain returns the text of the COPY and what is to be sent with it: n rows,
-// made while the server takes in those before.
-func (s *Schema) CopyPlain(n int, row func(i int) PlainJob) (sql string, data io.Reader) {
+// made while the server takes in those before. An error of row ends it. When data
+// is closed no call of row is under way, nor comes.
+func (s *Schema) CopyPlain(n int, row func(i int) (PlainJob, error)) (sql string, data io.ReadCloser) {
 	// https://www.postgresql.org/docs/current/sql-copy.html, "Binary Format".
 	header := append([]byte("PGCOPY\n\xff\r\n\x00"), make([]byte, 8)...)
 	return s.expand(copyPlain), &copyReader{left: header, n: n, row: row}
 }
 
 type copyReader struct {
-	buffer []byte // made once
-	left   []byte // not read yet
-	next   int    // row to make; n is the end mark, n+1 nothing
+	mu     sync.Mutex // pgx may leave a read behind when a connection breaks
+	buffer []byte     // made once
+	left   []byte     // not read yet
+	next   int        // row to make; n is the end mark, n+1 nothing
 	n      int
-	row    func(i int) PlainJob
+	row    func(i int) (PlainJob, error)
 }
 
 // Read makes rows until what it has is enough to fill p.
 func (r *copyReader) Read(p []byte) (int, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.row == nil {
+		return 0, io.ErrClosedPipe
+	}
 	if len(r.left) < len(p) && r.next <= r.n {
 		r.buffer = append(r.buffer[:0], r.left...)
 		for len(r.buffer) < len(p) && r.next <= r.n {
 			if r.next == r.n {
 				r.buffer = binary.BigEndian.AppendUint16(r.buffer, 0xffff)
 			} else {
-				r.buffer = appendPlain(r.buffer, r.row(r.next))
+				j, err := r.row(r.next)
+				if err != nil {
+					return 0, err
+				}
+				r.buffer = appendPlain(r.buffer, j)
 			}
 			r.next++
 		}
@@ -91,6 +103,14 @@ func (r *copyReader) Read(p []byte) (int, error) {
 	n := copy(p, r.left)
 	r.left = r.left[n:]
 	return n, nil
+}
+
+// Close never fails.
+func (r *copyReader) Close() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.row = nil
+	return nil
 }
 
 func appendPlain(to []byte, j PlainJob) []byte {

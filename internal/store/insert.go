@@ -49,6 +49,7 @@ type NewJobs struct {
 	UniqueSpecs  []*string // JSON text: the key is derived
 	RunAts       []*time.Time
 	DelaysUS     []*int64
+	Reasons      []*string // why the job waits, whatever its time; nil if only that counts
 }
 
 // Len is the number of jobs.
@@ -102,14 +103,16 @@ var insertKeyed = Define(`
 WITH input AS MATERIALIZED (
     SELECT i.id::uuid AS id, i.queue, i.kind, i.priority, i.max_attempts, coalesce(i.payload_bytes, 0) AS payload_bytes,
            i.payload::jsonb AS payload, i.raw, i.props::jsonb AS props, i.fingerprint,
-           coalesce(i.chosen, false) AS chosen, i.unique_scope, i.ord, d.run_at, coalesce(d.run_at > c.now, false) AS later,
+           coalesce(i.chosen, false) AS chosen, i.unique_scope, i.ord,
+           CASE WHEN i.reason IS NULL THEN d.run_at ELSE 'infinity' END AS run_at,
+           i.reason IS NOT NULL OR coalesce(d.run_at > c.now, false) AS later, coalesce(i.reason, 'scheduled') AS reason,
            CASE WHEN i.unique_spec IS NULL THEN i.unique_key
                 ELSE {schema}.unique_key(i.unique_key, i.unique_spec::jsonb, coalesce(d.run_at, c.now)) END AS unique_key
     FROM unnest($1::text[], $2::text[], $3::text[], $4::smallint[], $5::integer[],
                 $6::integer[], $7::text[], $8::bytea[], $9::text[], $12::text[],
-                $16::boolean[], $17::text[], $18::text[], $19::timestamptz[], $20::bigint[], $21::text[]) WITH ORDINALITY
+                $16::boolean[], $17::text[], $18::text[], $19::timestamptz[], $20::bigint[], $21::text[], $22::text[]) WITH ORDINALITY
          AS i(id, queue, kind, priority, max_attempts, payload_bytes, payload, raw, props, fingerprint,
-              chosen, unique_scope, unique_key, run_at, delay_us, unique_spec, ord)
+              chosen, unique_scope, unique_key, run_at, delay_us, unique_spec, reason, ord)
     CROSS JOIN (SELECT clock_timestamp() AS now) AS c
     CROSS JOIN LATERAL (SELECT coalesce(i.run_at, c.now + i.delay_us * interval '1 microsecond') AS run_at) AS d
 ), lane AS (
@@ -142,7 +145,7 @@ WITH input AS MATERIALIZED (
     RETURNING job_id
 ), accepted AS MATERIALIZED (
     SELECT i.id, i.queue, i.kind, i.priority, i.max_attempts, i.payload_bytes, i.payload, i.raw, i.props,
-           i.fingerprint, i.unique_scope, i.unique_key, i.run_at, i.later, i.ord
+           i.fingerprint, i.unique_scope, i.unique_key, i.run_at, i.later, i.reason, i.ord
     FROM input AS i
     WHERE (NOT i.chosen OR EXISTS (SELECT FROM chosen AS c WHERE c.id = i.id))
       AND (i.unique_key IS NULL OR EXISTS (SELECT FROM taken AS t WHERE t.job_id = i.id))
@@ -157,7 +160,7 @@ WITH input AS MATERIALIZED (
 ), waiting AS (
     INSERT INTO {schema}.job_waiting
         (id, run_at, reason, queue, kind, priority, max_attempts, fingerprint, unique_scope, unique_key, payload_bytes, payload, raw, props)
-    SELECT a.id, a.run_at, 'scheduled', a.queue, a.kind, a.priority, a.max_attempts, a.fingerprint, a.unique_scope, a.unique_key,
+    SELECT a.id, a.run_at, a.reason, a.queue, a.kind, a.priority, a.max_attempts, a.fingerprint, a.unique_scope, a.unique_key,
            a.payload_bytes, a.payload, a.raw, a.props
     FROM accepted AS a
     WHERE a.later
@@ -193,7 +196,7 @@ func (s *Schema) InsertKeyed(ctx context.Context, q Querier, n *NewJobs) ([]Fate
 		n.PayloadBytes, n.Payloads, n.Raws, n.Props,
 		n.LaneQueues, n.LanePriorities, n.Fingerprints,
 		n.BigIDs, n.BigPayloads, n.BigRaws,
-		n.Chosen, n.UniqueScopes, n.UniqueKeys, n.RunAts, n.DelaysUS, n.UniqueSpecs)
+		n.Chosen, n.UniqueScopes, n.UniqueKeys, n.RunAts, n.DelaysUS, n.UniqueSpecs, n.Reasons)
 	if err != nil {
 		return nil, err
 	}

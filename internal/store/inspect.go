@@ -1,7 +1,6 @@
 package store
 
 import (
-	"context"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -55,24 +54,4 @@ func (i *Info) scan(row pgx.Rows) error {
 	return row.Scan(&i.ID, &i.Queue, &i.Kind, &i.State, &i.Reason, &i.Priority, &i.Attempt, &i.MaxAttempts,
 		&i.ReprocessCount, &i.CrashCount, &i.UniqueKey, &i.Fingerprint, &i.CreatedAt, &i.RunAt,
 		&i.StartedAt, &i.FinishedAt, &i.WorkerID, &i.Payload, &i.Raw, &i.Errors, &i.Props, &i.Result, &i.DuplicateOf)
-}
-
-var states = Define(`
-SELECT j.id, j.state
-FROM {schema}.job AS j
-WHERE j.id = ANY ($1::text[]::uuid[])`)
-
-// States returns the states of the jobs that are anywhere.
-func (db *DB) States(ctx context.Context, limit time.Duration, ids [][16]byte) (map[[16]byte]string, error) {
-	found := make(map[[16]byte]string, len(ids))
-	err := db.Tx(ctx, limit, Step{Statement: states, Args: []any{uuids(ids)}, Scan: func(row pgx.Rows) error {
-		var id [16]byte
-		var state string
-		if err := row.Scan(&id, &state); err != nil {
-			return err
-		}
-		found[id] = state
-		return nil
-	}})
-	return found, err
 }

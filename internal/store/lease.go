@@ -41,6 +41,16 @@ func (db *DB) Beat(ctx context.Context, limit time.Duration, claimIDs, nonces []
 	return alive, err
 }
 
+// BeatNone is a beat for no claim: it waits where beats wait, fails where they
+// fail, and proves by its end that they can be written. Until its transaction
+// ends nobody can lock the tables against them.
+var BeatNone = Step{Statement: beat, Args: []any{[]int64{}, []int64{}}}
+
+// TryBeat makes a BeatNone.
+func (db *DB) TryBeat(ctx context.Context, limit time.Duration) error {
+	return db.Tx(ctx, limit, BeatNone)
+}
+
 var cancelRequests = Define(`
 SELECT c.claim_id, c.claim_nonce, c.reason
 FROM {schema}.job_cancel AS c`)

@@ -17,6 +17,8 @@ type Filter struct {
 	Kind        string
 	UniqueKey   string
 	Fingerprint string
+	OrderKey    string
+	FairnessKey string
 	States      []string
 	Metadata    map[string]string
 
@@ -110,6 +112,12 @@ func (f *Filter) conditions(q *query, s source, within, span string) []string {
 				"SELECT f.job_id FROM {schema}.job_fingerprint AS f WHERE f.fingerprint = %s::text%s", q.arg(f.Fingerprint), span)))
 		}
 	}
+	if f.OrderKey != "" {
+		add("j.props ->> 'order_key' = %s::text", f.OrderKey)
+	}
+	if f.FairnessKey != "" {
+		add("j.props ->> 'fairness_key' = %s::text", f.FairnessKey)
+	}
 	for _, k := range sortedKeys(f.Metadata) {
 		list = append(list, fmt.Sprintf("j.props -> 'metadata' ->> %s::text = %s::text", q.arg(k), q.arg(f.Metadata[k])))
 	}
@@ -150,7 +158,7 @@ func (f *Filter) walks() bool {
 	if f.IDs != nil {
 		return false
 	}
-	if f.Queue != "" || f.Kind != "" || f.UniqueKey != "" || f.Fingerprint != "" || len(f.Metadata) > 0 ||
+	if f.Queue != "" || f.Kind != "" || f.UniqueKey != "" || f.Fingerprint != "" || f.OrderKey != "" || f.FairnessKey != "" || len(f.Metadata) > 0 ||
 		f.CreatedFrom != nil || f.CreatedBefore != nil || f.FinishedFrom != nil || f.FinishedBefore != nil {
 		return true
 	}

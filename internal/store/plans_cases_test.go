@@ -33,6 +33,7 @@ type hotStatement struct {
 // plainStatements touch one row by its key, or none.
 var plainStatements = []string{
 	"set_config('synchronous_commit'",
+	"set_config('lock_timeout'",
 	"INSERT INTO simplequeue.job_log",                          // writes only
 	"FROM simplequeue.job_log AS l\nWHERE l.job_id",            // by its primary key, as much as there is
 	"UPDATE simplequeue.job_running_0 AS r\n    SET payload =", // checkpoint and saveStep
@@ -52,6 +53,9 @@ var plainStatements = []string{
 	"SELECT b.queue FROM simplequeue.job_bound AS b",
 	"FROM simplequeue.take_slots(",
 	"SELECT simplequeue.set_queue_limit(",
+	"SELECT pg_advisory_xact_lock(hashtextextended($1::text, 0))",
+	"WHERE gate = $1::text AND blocked_at IS NOT NULL",
+	"INSERT INTO simplequeue.job_gate_weight",
 }
 
 // statement is the one with the text.
@@ -295,13 +299,13 @@ func (d *plansData) hot() []*hotStatement {
 			name: "cancelWaiting",
 			find: "job_waiting AS t\n    WHERE t.id = ANY ($1::text[]::uuid[])",
 			args: []any{ids(waitingIDs, d.n/2, plansBatch), "why"},
-			rows: 850, buffers: 2100,
+			rows: 1100, buffers: 2100,
 		},
 		{
 			name: "cancelQueued",
 			find: "job_queue AS t\n    WHERE t.id = ANY ($1::text[]::uuid[])",
 			args: []any{ids(queueIDs, d.n*3/4, plansBatch), "why"},
-			rows: 1000, buffers: 5000,
+			rows: 1200, buffers: 5000,
 		},
 		{
 			name:  "cancelRunning",
@@ -352,9 +356,9 @@ func (d *plansData) hot() []*hotStatement {
 			name: "insertKeyed",
 			find: "accepted AS MATERIALIZED", caller: true,
 			args: append(insert[:15:15], repeat(plansBatch, true), texts("q0"), keys,
-				repeat[*time.Time](plansBatch, nil), repeat[*int64](plansBatch, nil), none),
+				repeat[*time.Time](plansBatch, nil), repeat[*int64](plansBatch, nil), none, none),
 			whole: []string{"job_lane", "job_running"},
-			rows:  3600, buffers: 40000, sorts: 100,
+			rows:  3600, buffers: 70000, sorts: 100,
 			why: "`ON CONFLICT` is one probe of `job_unique` and of `job_client_id` for each job. Ids that the caller chose are looked for in every table (`jobs_known`), of which `job_running`, without an index by id, is read as a whole, once.",
 		},
 		{
@@ -379,6 +383,61 @@ func (d *plansData) hot() []*hotStatement {
 			find: "DELETE FROM simplequeue.job_client_id WHERE id = ANY ($1::text[]::uuid[])", caller: true,
 			args: []any{ids(waitingIDs, 1, plansBatch)},
 			rows: d.n*6/5 + 600, buffers: d.n/50 + 1400, whole: []string{"job_client_id"},
+		},
+
+		{
+			name: "lineUp",
+			find: "WITH line AS", caller: true,
+			args: []any{
+				ids(newIDs, 1, plansBatch), repeat(plansBatch, "o\tq0\tnew"), none,
+				repeat[*time.Time](plansBatch, nil), repeat[*int64](plansBatch, nil), repeat(plansBatch, false),
+			},
+			rows: 800, buffers: 2000, sorts: 100,
+		},
+		{
+			name: "hold",
+			find: "hold_jobs(", caller: true,
+			args: []any{
+				ids(newIDs, 1, plansBatch), repeat(plansBatch, &hour), repeat[*time.Time](plansBatch, nil),
+				repeat[*int64](plansBatch, nil), repeat(plansBatch, false),
+			},
+			rows: 300, buffers: 1100,
+		},
+		{
+			name: "commitHeld",
+			find: "commit_held(", caller: true,
+			args: []any{ids(heldIDs, d.n/2, plansBatch)},
+			rows: 150, buffers: 6000,
+		},
+		{
+			name: "expireHeld",
+			find: "WITH late AS MATERIALIZED",
+			args: []any{int32(1000)},
+			rows: 33000, buffers: 50000, sorts: 10, walksDead: true,
+		},
+		{
+			name: "admit",
+			find: "WITH looks AS",
+			args: []any{int32(500), int64(0), int64(200)},
+			rows: 12000, buffers: 40000, sorts: 500,
+		},
+		{
+			name: "admit to a fair gate",
+			find: "WITH looks AS",
+			args: []any{int32(500), int64(1 << 30), int64(200)},
+			rows: 6000, buffers: 30000, sorts: 10,
+		},
+		{
+			name:    "FreeGates",
+			settles: store.FreeGates,
+			args:    []any{claims, nonces, texts("end"), repeat[*int64](plansBatch, nil), repeat[*int64](plansBatch, nil)},
+			rows:    1500, buffers: 5000, sorts: 100,
+		},
+		{
+			name: "blockedGates",
+			find: "starts_with(o.gate",
+			args: []any{"o\tq0\t"},
+			rows: 60, buffers: 60,
 		},
 
 		{
@@ -425,7 +484,7 @@ func (d *plansData) hot() []*hotStatement {
 		{
 			name: "markSweep",
 			find: "'1.5 milliseconds'",
-			args: []any{int64(5000)},
+			args: []any{int64(5000), false},
 			rows: 10, buffers: 20,
 		},
 

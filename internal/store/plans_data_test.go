@@ -23,6 +23,9 @@ const (
 	plansDue       = 2000        // of job_waiting, in the last ten seconds
 	plansParked    = 2000        // of job_waiting
 	plansUnchecked = 2000        // of job_fingerprint
+	plansLine      = 100         // jobs at one gate; every second gate has one inside
+	plansLooks     = 2000        // of job_gate_look
+	plansLate      = 2000        // of the held, whose hold is over
 	plansMark      = 600_000_000 // microseconds: what has been due for longer has gone
 	plansSeqs      = 1 << 20     // of the four tables of job_queue
 )
@@ -36,6 +39,9 @@ const (
 	archiveIDs
 	uncheckedIDs
 	newIDs
+	gatedIDs
+	heldIDs
+	fairIDs
 )
 
 func plansID(table, i int) string { return fmt.Sprintf("%032x", int64(table)<<40|int64(i)) }
@@ -135,14 +141,17 @@ func (d *plansData) fill(t *testing.T) {
 
 		INSERT INTO simplequeue.job_running
 		    (claim_id, claim_nonce, claimed_at, id, seq, created_at, worker_id, lease_ms, attempt, max_attempts, reprocess_count,
-		     crash_count, payload_bytes, priority, lane, queue, kind, unique_scope, unique_key, fingerprint, payload)
+		     crash_count, payload_bytes, priority, lane, queue, kind, unique_scope, unique_key, fingerprint, payload, props)
 		OVERRIDING SYSTEM VALUE
 		SELECT i * %[9]d, i, clock_timestamp() - CASE WHEN i %% %[10]d = 0 THEN interval '1 day' ELSE '1 second' END,
 		       plans_id(%[7]d, i), i, clock_timestamp(), plans_id(9, i %% 50), 7200000, 1, 3, 0,
 		       0, CASE WHEN i %% 2 = 0 THEN 2000 ELSE 0 END, 0, 0, 'q' || i %% 10, 'k' || i %% 4,
 		       CASE WHEN i %% 2 = 0 THEN 'q' || i %% 10 END, CASE WHEN i %% 2 = 0 THEN 'running' || i END,
-		       CASE WHEN i %% 2 = 0 THEN 'f' || i %% 5000 END, CASE WHEN i %% 2 > 0 THEN '{"n": 1}'::jsonb END
+		       CASE WHEN i %% 2 = 0 THEN 'f' || i %% 5000 END, CASE WHEN i %% 2 > 0 THEN '{"n": 1}'::jsonb END,
+		       CASE WHEN i %% 2 = 0 THEN jsonb_build_object('gates', ARRAY['o' || E'\tq0\trunning' || i]) END
 		FROM generate_series(1, %[8]d) AS i;
+		INSERT INTO simplequeue.job_gate_hold (gate, slot, job_id, place, blocks)
+		SELECT 'o' || E'\tq0\trunning' || i, 0, plans_id(%[7]d, i), i, false FROM generate_series(2, %[8]d, 2) AS i;
 		INSERT INTO simplequeue.job_lease (claim_id, claim_nonce, beat_at)
 		SELECT i * %[9]d + i %% 100 / 99, i, clock_timestamp() - interval '20 seconds'
 		FROM generate_series(1, %[8]d) AS i
@@ -163,6 +172,7 @@ func (d *plansData) fill(t *testing.T) {
 			INSERT INTO simplequeue.job_payload (id, payload)
 			SELECT j.id, '{"n": 1}' FROM simplequeue.%[1]s AS j WHERE j.payload_bytes > 0;`, from))
 	}
+	d.fillGates(t)
 	d.exec(t, fmt.Sprintf(`
 		INSERT INTO simplequeue.job_fingerprint (job_id, fingerprint)
 		SELECT plans_id(%[5]d, i), 'f' || i %% 5000 FROM generate_series(1, %[4]d) AS i;
@@ -191,6 +201,43 @@ func (d *plansData) fill(t *testing.T) {
 		INSERT INTO simplequeue.job_sweep (name, swept_at, continuous_since)
 		VALUES ('reaper', now(), now() - interval '10 days'), ('janitor', '-infinity', now()), ('rotation', '-infinity', '-infinity');`,
 		d.n, finishedIDs, archiveIDs, plansUnchecked, uncheckedIDs, waitingIDs))
+}
+
+// fillGates makes lines in front of gates, and looks at half of the gates.
+func (d *plansData) fillGates(t *testing.T) {
+	t.Helper()
+	d.exec(t, fmt.Sprintf(`
+		INSERT INTO simplequeue.job_waiting (id, run_at, reason, queue, payload, props)
+		SELECT plans_id(%[1]d, i), 'infinity', 'gated', 'q0', '{"n": 1}', jsonb_build_object('gates', ARRAY['o' || E'\tq0\tk' || i / %[2]d])
+		FROM generate_series(0, %[3]d - 1) AS i;
+		INSERT INTO simplequeue.job_gated (job_id, gate, place)
+		SELECT plans_id(%[1]d, i), 'o' || E'\tq0\tk' || i / %[2]d, i + 1 FROM generate_series(0, %[3]d - 1) AS i;
+		INSERT INTO simplequeue.job_gate_hold (gate, slot, job_id, place, blocks)
+		SELECT 'o' || E'\tq0\tk' || i, 0, plans_id(0, i), 0, false FROM generate_series(0, %[3]d / %[2]d - 1, 2) AS i;
+		INSERT INTO simplequeue.job_gate_hold (gate, slot, job_id, place, blocks, blocked_at)
+		SELECT 'o' || E'\tq0\tdead' || i, 0, plans_id(0, i), 0, true, now() FROM generate_series(1, 20) AS i;
+		INSERT INTO simplequeue.job_gate_look (gate)
+		SELECT 'o' || E'\tq0\tk' || i %% (%[3]d / %[2]d) FROM generate_series(1, %[4]d) AS i`,
+		gatedIDs, plansLine, d.n, plansLooks))
+	// A fair gate with 100 keys, whose window is half claimed.
+	d.exec(t, fmt.Sprintf(`
+		INSERT INTO simplequeue.job_waiting (id, run_at, reason, queue, payload, props)
+		SELECT plans_id(%[1]d, i), 'infinity', 'gated', 'q0', '{"n": 1}', jsonb_build_object('gates', ARRAY['f' || E'\\tq0'], 'fairness_key', i %% 100)
+		FROM generate_series(1, %[2]d) AS i;
+		INSERT INTO simplequeue.job_gated (job_id, gate, key, place)
+		SELECT plans_id(%[1]d, i), 'f' || E'\\tq0', i %% 100, i FROM generate_series(1, %[2]d) AS i;
+		INSERT INTO simplequeue.job_gate_hold (gate, slot, job_id, place, blocks)
+		SELECT 'f' || E'\\tq0', -i, plans_id(CASE WHEN i %% 2 = 0 THEN %[3]d ELSE 0 END, %[2]d - i), 0, false FROM generate_series(1, 200) AS i;
+		DELETE FROM simplequeue.job_gate_look WHERE gate LIKE 'f%%';
+		INSERT INTO simplequeue.job_gate_look (id, gate) OVERRIDING SYSTEM VALUE SELECT 1 << 30, 'f' || E'\\tq0'`,
+		fairIDs, d.n, queueIDs))
+	d.exec(t, fmt.Sprintf(`
+		INSERT INTO simplequeue.job_waiting (id, run_at, reason, queue, payload)
+		SELECT plans_id(%[1]d, i), 'infinity', 'held', 'q0', '{"n": 1}' FROM generate_series(1, %[2]d) AS i;
+		INSERT INTO simplequeue.job_held (job_id, expires_at, gated)
+		SELECT plans_id(%[1]d, i), clock_timestamp() + (CASE WHEN i <= %[3]d THEN -i ELSE i END) * interval '1 second' + interval '-2 hours' * (i <= %[3]d)::integer, false
+		FROM generate_series(1, %[2]d) AS i`,
+		heldIDs, d.n, plansLate))
 }
 
 // kill makes half of the rows of the backlog dead ones that nobody may remove,

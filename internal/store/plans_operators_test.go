@@ -14,6 +14,11 @@ func (d *plansData) operators() []*hotStatement {
 	none := []any{nil, nil, nil, false, nil, true, []byte("raw")}
 	archived := ids(archiveIDs, 1, plansBatch)
 	dead := ids(archiveIDs, d.n+1, plansBatch)
+	var claims, nonces []int64
+	for i := 1; i <= plansBatch; i++ {
+		claims, nonces = append(claims, int64(i*claimStep)), append(nonces, int64(i))
+	}
+	text := "error"
 	list := []*hotStatement{
 		{
 			name: "changeWaiting", find: "NULL::bigint AS seq, NULL::smallint AS was_lane",
@@ -57,9 +62,22 @@ func (d *plansData) operators() []*hotStatement {
 			args: []any{ids(finishedIDs, 1, plansBatch)}, rows: 1200, buffers: 3000, sorts: plansBatch,
 		},
 		{
-			name: "states", find: "SELECT j.id, j.state\n",
+			name: "outcomes", find: "FROM simplequeue.job_outcome AS o",
 			args: []any{ids(runningIDs, 1, plansBatch)}, whole: []string{"job_running", "job_cancel"},
 			rows: 25000, buffers: 16000, sorts: plansRunning,
+		},
+		{
+			name: "outcomes of ended jobs", find: "FROM simplequeue.job_outcome AS o",
+			args: []any{archived}, whole: []string{"job_running", "job_cancel"},
+			rows: 25000, buffers: 16000, sorts: plansRunning,
+		},
+		{
+			name: "settleOutcome", settles: store.SettleOutcome,
+			args: []any{claims, nonces, repeat(plansBatch, "failed"), repeat(plansBatch, ""), repeat(plansBatch, &text), repeat[*string](plansBatch, nil), repeat(plansBatch, "{}")},
+			rows: 1500, buffers: 3500,
+		},
+		{
+			name: "expireOutcomes", find: "simplequeue.expire_outcomes()", rows: 1, buffers: 300,
 		},
 		{
 			name: "holds", find: "l.beat_at\n        FROM simplequeue.job_running",
@@ -67,11 +85,15 @@ func (d *plansData) operators() []*hotStatement {
 			rows: 900_000, buffers: 900_000, sorts: plansRunning,
 		},
 		{
+			name: "seeGate", find: "SELECT coalesce(n.gate, '')",
+			args: []any{ids(gatedIDs, plansLine-1, 1)[0]}, rows: 400, buffers: 100, sorts: plansLine,
+		},
+		{
 			name: "workers", find: "r.worker_id, count(*) AS n", args: []any{int64(75000)},
 			whole: []string{"job_running", "job_worker"}, rows: 40000, buffers: 600, sorts: plansRunning,
 		},
 		{
-			name: "draining", find: "starts_with(", args: []any{"q0", int64(75000)},
+			name: "draining", find: "starts_with($1::text", args: []any{"q0", int64(75000)},
 			whole: []string{"job_running", "job_worker", "job_pause"}, rows: 12000, buffers: 600,
 		},
 		{
@@ -85,6 +107,7 @@ func (d *plansData) operators() []*hotStatement {
 	for name, f := range map[string]store.Filter{
 		"all": {}, "kind": {Kind: "nobody's"}, "queue": {Queue: "q1"}, "completed": {States: []string{"completed"}}, "failed of a queue": {Queue: "q1", States: []string{"failed"}},
 		"fingerprint": {Fingerprint: "f1"}, "unique key": {UniqueKey: "running2"}, "finished lately": {FinishedFrom: &day}, "metadata": {Metadata: map[string]string{"a": "b"}},
+		"order key": {OrderKey: "nobody's"}, "fairness key": {FairnessKey: "nobody's"},
 	} {
 		horizon, args := f.HorizonText(place, 2000)
 		list = append(list, &hotStatement{

@@ -12,7 +12,9 @@ import (
 // with all attempts before it, its key, fingerprint and payload as a live job
 // has them. Rows are taken in one order, then keys in one order, as everywhere;
 // a row that somebody else is redriving is left to them. A row whose key a live
-// job holds stays. One that crashed its workers is still a suspect.
+// job holds stays. One that crashed its workers is still a suspect. One that has
+// closed its order key is let in at once, at its old place; any other that has
+// gates lines up anew, in the order of the ids.
 var redrive = `
 WITH ended AS MATERIALIZED (
     SELECT d.id, d.created_at, d.max_attempts, d.crash_count, d.priority, d.queue, d.kind,
@@ -54,18 +56,56 @@ WITH ended AS MATERIALIZED (
     WHERE NOT EXISTS (
         SELECT FROM {schema}.job_lane AS known
         WHERE known.queue IN (l.queue, '*' || l.queue) AND known.priority = l.priority)
-), queued AS (
-    INSERT INTO {schema}.job_queue ({job}, lane)
-    SELECT j.id, j.created_at, 0, coalesce($2::integer, j.max_attempts), 0, least(j.crash_count, 1),
-           CASE WHEN j.size > 1024 THEN j.size ELSE 0 END, j.priority, j.queue, j.kind, j.unique_scope, j.unique_key, j.fingerprint,
-           CASE WHEN j.size <= 1024 THEN j.payload END, CASE WHEN j.size <= 1024 THEN j.raw END, j.errors,
-           (coalesce(j.props, '{}') - 'redrive_conflict') || jsonb_build_object('redrives', coalesce((j.props ->> 'redrives')::integer, 0) + 1),
-           j.lane
+), resumed AS (
+    UPDATE {schema}.job_gate_hold
+    SET blocked_at = NULL
+    WHERE ctid = ANY (ARRAY(
+        SELECT mine.ctid
+        FROM judged AS j
+        CROSS JOIN LATERAL (
+            SELECT o.ctid
+            FROM {schema}.job_gate_hold AS o
+            WHERE o.gate = j.props -> 'gates' ->> 0 AND o.slot = 0 AND o.job_id = j.id AND o.blocked_at IS NOT NULL
+            LIMIT 1
+            FOR UPDATE
+        ) AS mine
+        WHERE j.free AND j.props ? 'block_dead'
+    ))
+    RETURNING job_id
+), back AS MATERIALIZED (
+    SELECT j.id, j.created_at, 0 AS attempt, coalesce($2::integer, j.max_attempts) AS max_attempts, 0 AS reprocess_count,
+           least(j.crash_count, 1) AS crash_count, CASE WHEN j.size > 1024 THEN j.size ELSE 0 END AS payload_bytes,
+           j.priority, j.queue, j.kind, j.unique_scope, j.unique_key, j.fingerprint,
+           CASE WHEN j.size <= 1024 THEN j.payload END AS payload, CASE WHEN j.size <= 1024 THEN j.raw END AS raw, j.errors,
+           (coalesce(j.props, '{}') - 'redrive_conflict') || jsonb_build_object('redrives', coalesce((j.props ->> 'redrives')::integer, 0) + 1) AS props,
+           j.lane, j.props ? 'gates' AND j.id <> ALL (ARRAY(SELECT r.job_id FROM resumed AS r)) AS gated
     FROM judged AS j
     WHERE j.free
-    ORDER BY j.id
+), queued AS (
+    INSERT INTO {schema}.job_queue ({job}, lane)
+    SELECT {b.job}, b.lane
+    FROM back AS b
+    WHERE b.gated IS NOT TRUE
+    ORDER BY b.id
+), waiting AS (
+    INSERT INTO {schema}.job_waiting ({job}, run_at, reason)
+    SELECT {b.job}, 'infinity', 'gated'
+    FROM back AS b
+    WHERE b.gated
+), lined AS (
+    INSERT INTO {schema}.job_gated (job_id, gate, key, blocks)
+    SELECT b.id, g.gate, CASE WHEN g.gate LIKE 'f%' THEN b.props ->> 'fairness_key' END, b.props ? 'block_dead'
+    FROM back AS b
+    CROSS JOIN LATERAL (SELECT b.props -> 'gates' ->> 0 AS gate) AS g
+    WHERE b.gated
+    ORDER BY b.id
+    RETURNING job_id, gate
+), looked AS (
+    INSERT INTO {schema}.job_gate_look (gate, arrived)
+    SELECT l.gate, CASE WHEN row_number() OVER () = 1 THEN l.job_id END
+    FROM lined AS l
 )
-SELECT j.id, j.unique_scope, j.unique_key, j.queue, j.lane, j.free
+SELECT j.id, j.unique_scope, j.unique_key, j.queue, j.lane, j.free, j.id = ANY (ARRAY(SELECT b.id FROM back AS b WHERE b.gated))
 FROM judged AS j
 ORDER BY j.id`
 
@@ -93,6 +133,7 @@ func sizeOf(row string) string {
 type Redriven struct {
 	IDs       [][16]byte
 	Lanes     map[Lane]bool
+	Gated     bool // some wait at gates now
 	Conflicts []KeyConflict
 }
 
@@ -106,8 +147,8 @@ func (r *Redriven) scan(row pgx.Rows) error {
 	var id [16]byte
 	var scope, key *string
 	var l Lane
-	var free bool
-	if err := row.Scan(&id, &scope, &key, &l.Queue, &l.Priority, &free); err != nil {
+	var free, gated bool
+	if err := row.Scan(&id, &scope, &key, &l.Queue, &l.Priority, &free, &gated); err != nil {
 		return err
 	}
 	if !free {
@@ -115,7 +156,11 @@ func (r *Redriven) scan(row pgx.Rows) error {
 		return nil
 	}
 	r.IDs = append(r.IDs, id)
-	r.Lanes[l] = true
+	if gated {
+		r.Gated = true
+	} else {
+		r.Lanes[l] = true
+	}
 	return nil
 }
 

@@ -49,6 +49,7 @@ type Settle struct {
 	States   []string
 	RunAtUS  []*int64 // absolute, microseconds since 1970
 	AfterUS  []*int64 // relative
+	Fates    []string // of gates
 	Keep     []int64  // seconds in the archive or the DLQ; -1 for ever, -2 not at all
 	Results  []string // JSON text
 }
@@ -82,8 +83,8 @@ WITH moved AS (
            m.id, m.created_at, m.max_attempts, m.payload_bytes, m.priority, m.queue, m.kind,
            m.unique_scope, m.unique_key, m.fingerprint, m.payload, m.raw, m.props, m.attempt AS this_attempt,
            CASE WHEN m.reason = 'retry' THEN m.attempt ELSE m.attempt - 1 END AS attempt,
-           m.reprocess_count + CASE WHEN m.reason = 'rescheduled' THEN 1 ELSE 0 END AS reprocess_count,
-           CASE WHEN m.reason IN ('retry', 'rescheduled') THEN 0 ELSE m.crash_count END AS crash_count,
+           m.reprocess_count + CASE WHEN m.reason IN ('rescheduled', 'gated') THEN 1 ELSE 0 END AS reprocess_count,
+           CASE WHEN m.reason IN ('retry', 'rescheduled', 'gated') THEN 0 ELSE m.crash_count END AS crash_count,
            CASE WHEN m.error IS NULL THEN m.errors
                 ELSE {schema}.append_error(m.errors, m.attempt, m.reason, m.error, m.stack) END AS errors,
            c.claim_id IS NOT NULL AS cancelled, c.reason AS cancel_reason
@@ -92,7 +93,7 @@ WITH moved AS (
 ), waiting AS (
     INSERT INTO {schema}.job_waiting ({job}, run_at, reason)
     SELECT {j.job},
-           CASE WHEN j.reason = 'unknown_kind' THEN 'infinity'::timestamptz
+           CASE WHEN j.reason IN ('unknown_kind', 'gated') THEN 'infinity'::timestamptz
                 WHEN j.run_at_us IS NOT NULL THEN 'epoch'::timestamptz + j.run_at_us * interval '1 microsecond'
                 ELSE clock_timestamp() + coalesce(j.after_us, 0) * interval '1 microsecond' END,
            j.reason

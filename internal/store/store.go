@@ -237,6 +237,10 @@ func Transient(err error) bool {
 // smaller one may be in time.
 func TookTooLong(err error) bool { return Code(err) == "57014" }
 
+// HadToWait reports whether a statement was ended because it had to wait for too
+// long, for a lock or for its turn.
+func HadToWait(err error) bool { return TookTooLong(err) || Code(err) == "55P03" }
+
 // NoPartition reports whether an insert met no partition for its row. A check
 // constraint has the same code, and a name.
 func NoPartition(err error) bool {
@@ -283,6 +287,3 @@ func Unwritable(err error) bool {
 	code := Code(err)
 	return code == "25006" || code == "0A000" || strings.HasPrefix(code, "53")
 }
-
-// Ping makes an empty transaction.
-func (db *DB) Ping(ctx context.Context, limit time.Duration) error { return db.Tx(ctx, limit) }
