@@ -208,7 +208,7 @@ type props struct {
 	FairnessKey  string            `json:"fairness_key,omitempty"`
 	Gates        []string          `json:"gates,omitempty"`
 	BlockDead    bool              `json:"block_dead,omitempty"` // of its order key
-	Awaited      bool              `json:"awaited,omitempty"` // somebody may be waiting for it
+	Awaited      bool              `json:"awaited,omitempty"`    // somebody may be waiting for it
 }
 
 func (p *props) empty() bool {

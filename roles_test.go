@@ -216,8 +216,11 @@ func enqueueAtGates(t *testing.T, g *granted, q *simplequeue.SimpleQueue) {
 	t.Helper()
 	ctx := t.Context()
 	results, err := q.InsertMany(ctx, []simplequeue.NewJob{
-		{Queue: "gates", OrderKey: "o"}, {Queue: "gates", FairnessKey: "f"}, {Queue: "gates", OrderKey: "o", FairnessKey: "f", Awaited: true},
-		{Queue: "gates", Hold: time.Hour}, {Queue: "gates", Hold: time.Hour, OrderKey: "o", Delay: time.Hour},
+		{Queue: "gates", OrderKey: "o"},
+		{Queue: "gates", FairnessKey: "f"},
+		{Queue: "gates", OrderKey: "o", FairnessKey: "f", Awaited: true},
+		{Queue: "gates", Hold: time.Hour},
+		{Queue: "gates", Hold: time.Hour, OrderKey: "o", Delay: time.Hour},
 	})
 	if err != nil {
 		t.Errorf("InsertMany at gates: %v", err)
@@ -559,7 +562,7 @@ func TestAdminRoleRunsQueues(t *testing.T) {
 				},
 				"SetFairWeight": func() error { return q.SetFairWeight(ctx, "a", "k", 2) },
 				"Pause":         func() error { return errors.Join(q.Pause(ctx, "b", "why"), q.Resume(ctx, "b")) },
-				"Drain": func() error { return q.Drain(ctx, "c", "why") },
+				"Drain":         func() error { return q.Drain(ctx, "c", "why") },
 				"Queues": func() error {
 					_, err := q.Queues(ctx)
 					return err

@@ -14,6 +14,11 @@ var (
 	// which there is no room in the spool: nothing was stored. The error is a
 	// [*FullError].
 	ErrFull = errors.New("spool: full")
+	// ErrHold is returned by an insert with a Hold that the database cannot take
+	// now, or that would overtake what waits in the file: nothing was stored. It
+	// does not go to the file, for CommitHeld would not find it there. The error
+	// wraps why the database did not take the jobs.
+	ErrHold = errors.New("spool: a job with Hold is not kept in the file: insert it when the database is back")
 	// ErrInUse is returned by Open while another process, or another Spool of
 	// this one, has the file open.
 	ErrInUse = errors.New("spool: file is in use")

@@ -28,6 +28,7 @@ const (
 	format      = "1"
 	lockWait    = 300 * time.Millisecond // for another process that is about to close the file
 	recordExtra = 64                     // about what a record takes beside its value
+	little      = 2 * mostJobs           // jobs whose replay inserts wait for
 )
 
 // file is the spool on disk. A record is a checksum, the number of its jobs, and
@@ -44,10 +45,12 @@ type file struct {
 	waiting           []*addition
 	writing           bool
 	writers           sync.WaitGroup
-	records           int   // in bucketJobs
-	jobs, asideJobs   int   // in bucketJobs and bucketAside
-	aside             int   // records in bucketAside
-	bytes, asideBytes int64 // with recordExtra
+	records           int           // in bucketJobs
+	jobs, asideJobs   int           // in bucketJobs and bucketAside
+	aside             int           // records in bucketAside
+	bytes, asideBytes int64         // with recordExtra
+	replaying         bool          // the last transaction of the replay worked
+	turned            chan struct{} // closed when nothing waits any more, or replaying ends; nil if nobody asked
 }
 
 // addition is a record on its way into the file.
@@ -287,6 +290,7 @@ func (f *file) write() {
 		batch := f.waiting
 		f.waiting = nil
 		if f.writing = len(batch) > 0; !f.writing {
+			f.turn()
 			f.mu.Unlock()
 			return
 		}
@@ -336,7 +340,41 @@ func (f *file) write() {
 func (f *file) empty() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.records == 0 && !f.writing
+	return f.free()
+}
+
+// free is empty with f.mu held.
+func (f *file) free() bool { return f.records == 0 && !f.writing }
+
+// soonEmpty returns a channel that is closed when nothing waits any more, or the
+// replay has stopped; nil where nothing waits, or the replay has much to do or
+// does not work.
+func (f *file) soonEmpty() <-chan struct{} {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.free() || !f.replaying || f.jobs > little {
+		return nil
+	}
+	if f.turned == nil {
+		f.turned = make(chan struct{})
+	}
+	return f.turned
+}
+
+// replays notes whether the replay works.
+func (f *file) replays(works bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.replaying = works
+	f.turn()
+}
+
+// turn tells those who wait for what soonEmpty says. f.mu is held.
+func (f *file) turn() {
+	if f.turned != nil && (f.free() || !f.replaying) {
+		close(f.turned)
+		f.turned = nil
+	}
 }
 
 // record is a record as it was read.
@@ -387,6 +425,7 @@ func (f *file) remove(numbers []uint64) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.records, f.jobs, f.bytes = f.records-records, f.jobs-jobs, f.bytes-bytes
+	f.turn()
 	return nil
 }
 
@@ -418,6 +457,7 @@ func (f *file) setAside(number uint64, reason string) error {
 	defer f.mu.Unlock()
 	f.records, f.jobs, f.bytes = f.records-1, f.jobs-jobs, f.bytes-old
 	f.aside, f.asideJobs, f.asideBytes = f.aside+1, f.asideJobs+jobs, f.asideBytes+aside
+	f.turn()
 	return nil
 }
 

@@ -220,7 +220,7 @@ func TestSpoolSurvivesOutageAndKill(t *testing.T) {
 		p = start()
 		p.inserted(t, 1, either)
 	}
-	p.inserted(t, 100, either)
+	p.inserted(t, 100, direct)
 	p.kill()
 
 	last, err := spool.Open(path, spool.Options{Logger: quiet})

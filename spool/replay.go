@@ -39,10 +39,12 @@ func (s *Spool) Run(ctx context.Context) error {
 		return ErrRunning
 	}
 	defer s.running.Store(false)
+	defer s.file.replays(false)
 	r := &replay{spool: s, most: mostJobs}
 	retry := newRetry()
 	for {
 		err := r.pass(ctx)
+		s.file.replays(false)
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -200,6 +202,7 @@ func (r *replay) insert(ctx context.Context, batch []call) error {
 	switch {
 	case err == nil:
 		r.progress, r.most = true, min(mostJobs, 2*r.most)
+		r.spool.file.replays(true)
 		if err := r.spool.file.remove(numbers); err != nil {
 			return err
 		}

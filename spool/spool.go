@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -23,8 +24,8 @@ type Options struct {
 	// file itself may be twice as large, and keeps its size. Default 256 MiB.
 	MaxBytes int64
 	// Patience is how long an insert waits for the database before its jobs go
-	// to the file. An earlier deadline of its context counts instead. Default
-	// 5 s.
+	// to the file, and for a replay that is about to be done with it. An earlier
+	// deadline of its context counts instead. Default 5 s.
 	Patience time.Duration
 	// Logger is where the spool logs. Default slog.Default().
 	Logger *slog.Logger
@@ -117,13 +118,17 @@ func (s *Spool) Attach(target *simplequeue.SpoolTarget) error {
 // the file if the database cannot take them now, or others wait there already.
 //
 // Beside the errors of InsertMany it returns [ErrFull], which wraps what kept
-// the database from taking the jobs ([simplequeue.ErrInsertUnknown] perhaps).
+// the database from taking the jobs ([simplequeue.ErrInsertUnknown] perhaps), and
+// [ErrHold], which does too.
 func (s *Spool) Insert(ctx context.Context, jobs []simplequeue.NewJob) ([]simplequeue.Inserted, error) {
 	if len(jobs) == 0 {
 		return nil, nil
 	}
 	if errors.Is(ctx.Err(), context.Canceled) {
 		return nil, fmt.Errorf("spool: insert: %w", ctx.Err())
+	}
+	if err := s.letReplayEnd(ctx); err != nil {
+		return nil, err
 	}
 	var ids []uuid.UUID
 	var why error
@@ -138,6 +143,12 @@ func (s *Spool) Insert(ctx context.Context, jobs []simplequeue.NewJob) ([]simple
 		if why = err; errors.As(err, &unknown) {
 			ids = unknown.IDs
 		}
+	}
+	if slices.ContainsFunc(jobs, func(j simplequeue.NewJob) bool { return j.Hold > 0 }) {
+		if why == nil {
+			why = errors.New("others wait in the file")
+		}
+		return nil, fmt.Errorf("%w: %w", ErrHold, why)
 	}
 	call, err := s.target.Take(ctx, jobs, ids)
 	if err != nil {
@@ -166,4 +177,26 @@ func (s *Spool) Insert(ctx context.Context, jobs []simplequeue.NewJob) ([]simple
 		results[i] = simplequeue.Inserted{ID: call.Jobs[i].ID, Spooled: true}
 	}
 	return results, nil
+}
+
+// letReplayEnd waits while a replay that works has little left to do: under a
+// steady stream of inserts that go behind it, the file would never be empty. A
+// wait in vain is the last one until the replay has inserted something again.
+func (s *Spool) letReplayEnd(ctx context.Context) error {
+	turned := s.file.soonEmpty()
+	if turned == nil {
+		return nil
+	}
+	t := time.NewTimer(s.opts.Patience)
+	defer t.Stop()
+	select {
+	case <-turned:
+	case <-t.C:
+		s.file.replays(false)
+	case <-ctx.Done():
+		if errors.Is(ctx.Err(), context.Canceled) {
+			return fmt.Errorf("spool: insert: %w", ctx.Err())
+		}
+	}
+	return nil
 }

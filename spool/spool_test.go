@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -548,5 +549,176 @@ func TestHealthTellsOfTheSpool(t *testing.T) {
 	cancel()
 	if err := <-done; err != nil {
 		t.Error(err)
+	}
+}
+
+// Under a steady stream of inserts the replay comes to an end all the same, and
+// they go to the database again: they wait for it when it has little left.
+func TestASteadyStreamGoesToTheDatabaseAgain(t *testing.T) {
+	t.Parallel()
+	b := newRig(t, spool.Options{}, simplequeue.Options{})
+	b.exec(`CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.1); RETURN NULL; END $$`)
+	b.exec(`CREATE TRIGGER slow AFTER INSERT ON simplequeue.job_queue FOR EACH STATEMENT EXECUTE FUNCTION slow()`)
+	b.proxy.Cut()
+	queues := []string{"a", "b", "c", "d"}
+	var direct, through [4]atomic.Int64
+	var counts [4]int
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	var wg sync.WaitGroup
+	for i, queue := range queues {
+		wg.Go(func() {
+			for ; ctx.Err() == nil && direct[i].Load() < 3; counts[i]++ {
+				r, err := b.queue.Insert(context.Background(), job(queue, counts[i]))
+				if err != nil {
+					t.Errorf("insert: %v", err)
+					return
+				}
+				if !r.Spooled {
+					direct[i].Add(1)
+					continue
+				}
+				through[i].Add(1)
+				time.Sleep(time.Millisecond) // so the replay is faster than the stream
+			}
+		})
+	}
+	for i, queue := range queues {
+		eventually(t, queue+" goes to the file", func() bool { return through[i].Load() >= 20 })
+	}
+	b.proxy.Heal()
+	b.run()
+	wg.Wait()
+	b.drained()
+	for i, queue := range queues {
+		if direct[i].Load() < 3 {
+			t.Errorf("%d inserts into queue %s went to the database in 20 s, want 3", direct[i].Load(), queue)
+		}
+		if got := b.numbers(queue); len(got) != counts[i] || !slices.IsSorted(got) {
+			t.Errorf("queue %s holds %d jobs, want 0 to %d once, in order: %v", queue, len(got), counts[i]-1, got)
+		}
+	}
+}
+
+// An insert that waits for the end of a replay that has stalled waits for its
+// patience, and those after it do not wait.
+func TestAStalledReplayCostsPatienceOnce(t *testing.T) {
+	t.Parallel()
+	b := newRig(t, spool.Options{Patience: 300 * time.Millisecond}, simplequeue.Options{})
+	b.exec(`CREATE FUNCTION stall() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_advisory_xact_lock_shared(7); RETURN NEW; END $$`)
+	b.exec(`CREATE TRIGGER stall BEFORE INSERT ON simplequeue.job_queue FOR EACH ROW WHEN (NEW.kind = 'stalls') EXECUTE FUNCTION stall()`)
+	b.proxy.Cut()
+	for n := range 501 { // more than a transaction
+		j := job("a", n)
+		if n == 500 {
+			j.Kind = "stalls"
+		}
+		b.put(j, true)
+	}
+	lock, err := b.direct.Acquire(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lock.Release()
+	if _, err := lock.Exec(t.Context(), "SELECT pg_advisory_lock(7)"); err != nil {
+		t.Fatal(err)
+	}
+	b.proxy.Heal()
+	b.run()
+	eventually(t, "the replay stalls", func() bool { return b.spool.Stats().Jobs == 1 })
+	began := time.Now()
+	b.put(job("a", 501), true)
+	first := time.Since(began)
+	for n := 502; n < 522; n++ {
+		b.put(job("a", n), true)
+	}
+	if all := time.Since(began); first < 300*time.Millisecond || all > first+4*time.Second {
+		t.Errorf("the first insert took %v, all %v", first, all)
+	}
+	if _, err := lock.Exec(t.Context(), "SELECT pg_advisory_unlock(7)"); err != nil {
+		t.Fatal(err)
+	}
+	b.drained()
+	if got := b.numbers("a"); len(got) != 522 || !slices.IsSorted(got) {
+		t.Errorf("jobs %v, want 0 to 521 once, in order", got)
+	}
+}
+
+// What comes behind a call that waits for a full queue, and has a queue in common
+// with it, waits too, also where there would be room.
+func TestNothingOvertakesACallThatWaitsForAQueue(t *testing.T) {
+	t.Parallel()
+	b := newRig(t, spool.Options{}, simplequeue.Options{})
+	if err := b.queue.SetQueueLimit(t.Context(), "small", 3); err != nil {
+		t.Fatal(err)
+	}
+	b.proxy.Cut()
+	b.put(job("small", 1), true)
+	b.put(job("small", 2), true)
+	for _, list := range [][]simplequeue.NewJob{
+		jobs("small", 3, 4), // one place is left
+		{job("small", 5), job("large", 1)},
+	} {
+		if _, err := b.queue.InsertMany(t.Context(), list); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.put(job("large", 2), true)
+	b.put(job("other", 1), true)
+	b.proxy.Heal()
+	b.run()
+	eventually(t, "the rest waits", func() bool {
+		return errors.Is(b.spool.Stats().Err, simplequeue.ErrQueueFull) && len(b.numbers("other")) == 1
+	})
+	b.want("small", 1, 2)
+	b.want("large")
+	if err := b.queue.SetQueueLimit(t.Context(), "small", simplequeue.Unlimited); err != nil {
+		t.Fatal(err)
+	}
+	b.drained()
+	b.want("small", 1, 2, 3, 4, 5)
+	b.want("large", 1, 2)
+}
+
+// What a job says of order, shares and waiting is what it has in the end; a hold
+// is not kept, for its commit would not find it.
+func TestJobsAtGatesInTheSpool(t *testing.T) {
+	t.Parallel()
+	b := newRig(t, spool.Options{}, simplequeue.Options{})
+	held := simplequeue.NewJob{Queue: "a", Hold: time.Hour}
+	b.put(held, false)
+	b.proxy.Cut()
+	if _, err := b.queue.Insert(t.Context(), held); !errors.Is(err, spool.ErrHold) || strings.Contains(err.Error(), "others wait") {
+		t.Errorf("a held job without a database: %v", err)
+	}
+	var ids []uuid.UUID
+	for range 3 {
+		ids = append(ids, b.put(simplequeue.NewJob{Queue: "a", OrderKey: "o", FairnessKey: "f", Awaited: true}, true).ID)
+	}
+	if info, err := b.queue.InsertAndWait(t.Context(), simplequeue.NewJob{Queue: "b"}); !errors.Is(err, simplequeue.ErrSpooled) || info.ID == uuid.Nil {
+		t.Errorf("InsertAndWait: %v, %v", info.ID, err)
+	}
+	b.proxy.Heal()
+	if _, err := b.queue.InsertMany(t.Context(), []simplequeue.NewJob{job("a", 1), held}); !errors.Is(err, spool.ErrHold) {
+		t.Errorf("a held job behind others: %v", err)
+	}
+	b.run()
+	b.drained()
+	var places []int64
+	for _, id := range ids {
+		info, err := b.queue.Get(t.Context(), id)
+		if err != nil || info.OrderKey != "o" || info.FairnessKey != "f" || info.State != simplequeue.StateWaiting {
+			t.Errorf("%+v, %v", info, err)
+		}
+		var place int64
+		var awaited bool
+		if err := b.direct.QueryRow(t.Context(), `SELECT g.place, coalesce((w.props ->> 'awaited')::boolean, false)
+			FROM simplequeue.job_gated AS g JOIN simplequeue.job_waiting AS w ON w.id = g.job_id WHERE g.job_id = $1`, id).Scan(&place, &awaited); err != nil || !awaited {
+			t.Errorf("awaited %v, %v", awaited, err)
+		}
+		places = append(places, place)
+	}
+	if !slices.IsSorted(places) {
+		t.Errorf("places %v, want them in order", places)
 	}
 }
