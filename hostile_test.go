@@ -129,6 +129,7 @@ func tryHostile(t *testing.T, pool *pgxpool.Pool, schema string) {
 	var copied []simplequeue.NewJob
 	for _, text := range append(slices.Clone(hostile), multiline...) {
 		job := jobOf(text, "one ")
+		job.OrderKey, job.FairnessKey = text, text
 		r, err := q.Insert(ctx, job)
 		keep(job, r, err)
 
@@ -144,6 +145,7 @@ func tryHostile(t *testing.T, pool *pgxpool.Pool, schema string) {
 			r, err := q.InsertTx(ctx, tx, job)
 			keep(job, r, err)
 			job = jobOf(text, "sql ")
+			job.OrderKey, job.FairnessKey = text, text
 			payload, err := json.Marshal(job.Payload)
 			if err != nil {
 				return err
@@ -154,8 +156,8 @@ func tryHostile(t *testing.T, pool *pgxpool.Pool, schema string) {
 			}
 			r = simplequeue.Inserted{}
 			err = tx.QueryRow(ctx, "SELECT id, duplicate FROM "+pgx.Identifier{schema}.Sanitize()+
-				".enqueue($1::text, $2::text::jsonb, $3::text, unique_key => $4::text, fingerprint => $5::text, metadata => $6::text::jsonb, trace_context => $6::text::jsonb, raw => $7::bytea)",
-				job.Queue, string(payload), job.Kind, job.UniqueKey, job.Fingerprint, string(props), job.Raw).Scan(&r.ID, &r.Duplicate)
+				".enqueue($1::text, $2::text::jsonb, $3::text, unique_key => $4::text, fingerprint => $5::text, metadata => $6::text::jsonb, trace_context => $6::text::jsonb, raw => $7::bytea, order_key => $8::text, fairness_key => $8::text)",
+				job.Queue, string(payload), job.Kind, job.UniqueKey, job.Fingerprint, string(props), job.Raw, job.OrderKey).Scan(&r.ID, &r.Duplicate)
 			keep(job, r, err)
 			return err
 		})
@@ -173,18 +175,22 @@ func tryHostile(t *testing.T, pool *pgxpool.Pool, schema string) {
 	for _, text := range append(slices.Clone(hostile), multiline...) {
 		for field, f := range map[string]simplequeue.Filter{
 			"Kind": {Kind: text}, "Fingerprint": {Fingerprint: text}, "Metadata": {Metadata: map[string]string{text: text}}, "UniqueKey": {UniqueKey: "one " + text},
+			"OrderKey": {OrderKey: text}, "FairnessKey": {FairnessKey: text},
 		} {
 			n, err := q.Count(ctx, f)
-			least := int64(1)
-			if field != "UniqueKey" {
-				least = 11
+			least := int64(11)
+			switch field {
+			case "UniqueKey":
+				least = 1
+			case "OrderKey", "FairnessKey":
+				least = 2
 			}
-			if err != nil || n[simplequeue.StatePending] != least {
+			if err != nil || n[simplequeue.StatePending]+n[simplequeue.StateWaiting] != least {
 				t.Errorf("jobs of %s %q: %v, %v, want %d", field, text, n, err, least)
 			}
 		}
 		if !slices.Contains(multiline, text) && !strings.Contains(text, "*") {
-			if err := errors.Join(q.Pause(ctx, text, text), q.Resume(ctx, text), q.SetQueueLimit(ctx, text, 1000), q.SetQueueLimit(ctx, text, simplequeue.Unlimited)); err != nil {
+			if err := errors.Join(q.Pause(ctx, text, text), q.Resume(ctx, text), q.SetQueueLimit(ctx, text, 1000), q.SetQueueLimit(ctx, text, simplequeue.Unlimited), q.SetFairWeight(ctx, text, text, 2)); err != nil {
 				t.Errorf("operate queue %q: %v", text, err)
 			}
 		}
@@ -230,7 +236,7 @@ func checkHostile(t *testing.T, where string, got *simplequeue.Job, want simpleq
 	if want.Unique.Window > 0 { // a digest and a time follow
 		key = key[:min(len(key), len(want.UniqueKey))]
 	}
-	if err != nil || got.Queue != want.Queue || got.Kind != want.Kind || got.Fingerprint != want.Fingerprint || key != want.UniqueKey ||
+	if err != nil || got.Queue != want.Queue || got.Kind != want.Kind || got.Fingerprint != want.Fingerprint || got.OrderKey != want.OrderKey || got.FairnessKey != want.FairnessKey || key != want.UniqueKey ||
 		!bytes.Equal(got.Raw, want.Raw) || !maps.Equal(got.Metadata, want.Metadata) || !maps.Equal(got.TraceContext, want.TraceContext) ||
 		!maps.Equal(payload, want.Payload.(map[string]string)) {
 		t.Errorf("%s: %+v, want %+v (%v)", where, got, want, err)
