@@ -17,8 +17,9 @@ import (
 func batched(ctx context.Context, h Handler, kinds ...string) map[string]chan error {
 	outcomes := map[string]chan error{}
 	for _, kind := range kinds {
-		outcomes[kind] = make(chan error, 1)
-		go func() { outcomes[kind] <- h.Process(ctx, &Job{Queue: "q", Kind: kind}) }()
+		outcome := make(chan error, 1)
+		outcomes[kind] = outcome
+		go func() { outcome <- h.Process(ctx, &Job{Queue: "q", Kind: kind}) }()
 	}
 	return outcomes
 }

@@ -153,7 +153,7 @@ func TestWaitForPayloadMemoryEnds(t *testing.T) {
 		<-ctx.Done()
 		return context.Cause(ctx)
 	})
-	opts.PayloadMemory, opts.PermitWait, opts.Stop = 10_000, time.Hour, briefStop
+	opts.PayloadMemory, opts.PermitWait, opts.Stop.Drain = 10_000, time.Hour, briefStop.Drain
 	q := newQueue(t, pool, opts)
 	stop := start(t, q)
 	first := insert(t, q, raw("q", "", 10_000))

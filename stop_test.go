@@ -101,7 +101,7 @@ func TestHandlerThatObeysTheStopUsesNoAttempt(t *testing.T) {
 		cause <- context.Cause(ctx)
 		return fmt.Errorf("interrupted: %w", ctx.Err())
 	})
-	o.Stop = briefStop
+	o.Stop.Drain = briefStop.Drain
 	q := newQueue(t, pool, o)
 	stop := start(t, q)
 	id := insert(t, q, simplequeue.NewJob{Queue: "obeys", MaxAttempts: 1})
