@@ -50,6 +50,9 @@ var (
 	// jobs as [SimpleQueue.SetQueueLimit] allows, or would have. The insert
 	// changed nothing. The error is a [*QueueFullError].
 	ErrQueueFull = errors.New("simplequeue: queue full")
+	// ErrSpooled is returned by [SimpleQueue.InsertAndWait] for a job that is in
+	// [Options].Spool. It is going to be inserted; wait for it then.
+	ErrSpooled = errors.New("simplequeue: job waits in the spool")
 	// ErrSchema is returned by Run when the database's schema is missing or
 	// older than this version of the library needs.
 	ErrSchema = errors.New("simplequeue: database schema not ready")

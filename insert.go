@@ -33,6 +33,9 @@ func (q *SimpleQueue) Insert(ctx context.Context, job NewJob) (Inserted, error) 
 // none. The results are in the order of jobs. An empty list does nothing. Fewer
 // than 200 jobs may share their transaction with others, as with Insert.
 func (q *SimpleQueue) InsertMany(ctx context.Context, jobs []NewJob) ([]Inserted, error) {
+	if q.opts.Spool != nil {
+		return q.insertThrough(ctx, jobs, q.opts.Spool.Insert)
+	}
 	return q.insertThrough(ctx, jobs, q.insertOwn)
 }
 

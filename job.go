@@ -127,6 +127,9 @@ type Inserted struct {
 	ID uuid.UUID
 	// Duplicate is true when no job was added.
 	Duplicate bool
+	// Spooled is true when the job is in [Options].Spool, on this machine, and not
+	// in the database yet. Whether it is a duplicate shows later.
+	Spooled bool
 	// Replaced is true when the live job that holds the unique key, which had
 	// not started, was changed as Unique.OnConflict says.
 	Replaced bool

@@ -25,6 +25,10 @@ type Options struct {
 	Middleware []Middleware
 	// InsertMiddleware wraps every insert, the first one outermost.
 	InsertMiddleware []InsertMiddleware
+	// Spool keeps inserts on this machine while the database cannot be reached,
+	// and makes them later: package spool has one. Default none: such an insert
+	// fails.
+	Spool Spool
 	// Name shows operators which program a worker is. Default: host and pid.
 	Name string
 	// Logger is where the library logs. Default slog.Default().

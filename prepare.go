@@ -125,18 +125,22 @@ func (q *SimpleQueue) check(ctx context.Context, jobs []NewJob) (*batch, error) 
 // encode encodes the jobs up to the given one that are not encoded yet.
 func (b *batch) encode(to int) error {
 	for ; b.encoded < to; b.encoded++ {
-		r, index := &b.jobs[b.encoded], b.encoded
-		if err := r.encodePayload(b.limit, index); err != nil {
-			return err
-		}
-		if field, value, problem := r.deriveKey(); problem != "" {
-			return &InvalidJobError{Index: index, Field: field, Value: shorten(value), Reason: problem}
-		}
-		if err := r.encodeProps(b.parent, index); err != nil {
+		if err := b.jobs[b.encoded].encode(b.limit, b.parent, b.encoded); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// encode encodes one job, whose payload may have so many bytes.
+func (r *ready) encode(limit int, parent *Job, index int) error {
+	if err := r.encodePayload(limit, index); err != nil {
+		return err
+	}
+	if field, value, problem := r.deriveKey(); problem != "" {
+		return &InvalidJobError{Index: index, Field: field, Value: shorten(value), Reason: problem}
+	}
+	return r.encodeProps(parent, index)
 }
 
 // ready checks what of one job needs no encoding.

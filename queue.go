@@ -71,6 +71,11 @@ func newOn(pool *pgxpool.Pool, opts Options) (*SimpleQueue, error) {
 	}
 	q.waits = newWaits(q)
 	q.inserts = chainInserts(q.opts.InsertMiddleware)
+	if opts.Spool != nil {
+		if err := opts.Spool.Attach(&SpoolTarget{q}); err != nil {
+			return nil, &InvalidOptionError{"Spool", opts.Spool, err.Error()}
+		}
+	}
 	return q, nil
 }
 

@@ -2075,3 +2075,69 @@ END
 $$;
 
 COMMIT;
+
+-- Migration 7: roles
+BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
+SET LOCAL search_path = pg_catalog, pg_temp;
+SET LOCAL standard_conforming_strings = on;
+SET LOCAL quote_all_identifiers = off;
+SET LOCAL client_min_messages = warning;
+SELECT pg_advisory_xact_lock(4501424693070463611);
+DO $prepare$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_namespace WHERE nspname = 'simplequeue') THEN
+        CREATE SCHEMA "simplequeue";
+    END IF;
+    CREATE TABLE IF NOT EXISTS "simplequeue".schema_migration (
+        version    integer     NOT NULL PRIMARY KEY,
+        name       text        NOT NULL,
+        applied_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+        checksum   text        NOT NULL
+    );
+END
+$prepare$;
+INSERT INTO "simplequeue".schema_migration (version, name, checksum)
+VALUES (7, 'roles', '0f4ded5d7aeac0245a69059c466b8c6572a3aa06416080b5bfc54b886c179afd');
+
+-- Roles that may enqueue, work or administer own nothing. What an insert has to
+-- look at or change beyond its own rows, these functions do for it with the
+-- rights of the schema's owner: tell whether an id is known, who holds a unique
+-- key, change the holder as the new job says, take slots of limited queues, give
+-- places at gates, hold jobs and let held ones go. enqueue() does all it does so.
+--
+-- Nobody may call a function that acts for the owner unless a role was granted
+-- that: migrate.Grants, or roles.sql, has the grants.
+
+-- Notes until when jobs are held. A function, because a row that a job has left
+-- which was cancelled is changed, and who may insert may not see or change rows
+-- of other jobs.
+CREATE FUNCTION "simplequeue".hold_jobs(ids uuid[], holds_us bigint[], run_ats timestamptz[], delays_us bigint[], gated boolean[])
+RETURNS void LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off AS $$
+DECLARE
+    now CONSTANT timestamptz := clock_timestamp();
+BEGIN
+    INSERT INTO "simplequeue".job_held (job_id, expires_at, run_at, gated)
+    SELECT i.id, now + i.hold_us * interval '1 microsecond',
+           coalesce(i.run_at, now + i.delay_us * interval '1 microsecond'), i.gated
+    FROM unnest(ids, holds_us, run_ats, delays_us, hold_jobs.gated) AS i(id, hold_us, run_at, delay_us, gated)
+    ON CONFLICT ON CONSTRAINT job_held_pkey DO UPDATE
+    SET expires_at = excluded.expires_at, run_at = excluded.run_at, gated = excluded.gated;
+END
+$$;
+
+ALTER FUNCTION "simplequeue".jobs_known SECURITY DEFINER;
+ALTER FUNCTION "simplequeue".unique_holder SECURITY DEFINER;
+ALTER FUNCTION "simplequeue".take_over SECURITY DEFINER;
+ALTER FUNCTION "simplequeue".take_slots SECURITY DEFINER;
+ALTER FUNCTION "simplequeue".give_places SECURITY DEFINER;
+ALTER FUNCTION "simplequeue".commit_held SECURITY DEFINER;
+ALTER FUNCTION "simplequeue".enqueue SECURITY DEFINER;
+
+REVOKE EXECUTE ON FUNCTION
+    "simplequeue".jobs_known, "simplequeue".unique_holder, "simplequeue".take_over, "simplequeue".take_slots,
+    "simplequeue".give_places, "simplequeue".hold_jobs, "simplequeue".commit_held, "simplequeue".enqueue,
+    "simplequeue".make_partitions, "simplequeue".drop_expired, "simplequeue".rotate, "simplequeue".guard_lane, "simplequeue".expire_outcomes
+    FROM PUBLIC;
+
+COMMIT;

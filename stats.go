@@ -175,6 +175,11 @@ func (q *SimpleQueue) Health() Health {
 		return Health{Problems: []string{"not running"}}
 	}
 	problems := e.health.check()
+	if spool := q.opts.Spool; spool != nil {
+		if p := spool.Problem(); p != "" {
+			problems = append(problems, p)
+		}
+	}
 	return Health{OK: len(problems) == 0, Problems: problems}
 }
 

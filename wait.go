@@ -20,12 +20,16 @@ const outcomeKept = 600
 // the unique key it waits for that one.
 //
 // When ctx ends the job goes on: JobInfo.ID says which it is, and it can be waited
-// for again, or cancelled. Errors are those of Insert and of Wait.
+// for again, or cancelled. Errors are those of Insert and of Wait, and [ErrSpooled],
+// with which JobInfo has the ID only.
 func (q *SimpleQueue) InsertAndWait(ctx context.Context, job NewJob) (JobInfo, error) {
 	job.Awaited = true
 	in, err := q.Insert(ctx, job)
 	if err != nil {
 		return JobInfo{}, err
+	}
+	if in.Spooled {
+		return JobInfo{Job: Job{ID: in.ID}}, fmt.Errorf("%w: %v", ErrSpooled, in.ID)
 	}
 	return q.waits.await(ctx, in.ID, waitUntil{end: true, tells: !in.Duplicate})
 }

@@ -86,7 +86,7 @@ func claimFrom(tables []string, rows string) string {
 	for i, table := range tables {
 		deletes = append(deletes, fmt.Sprintf(`taken_%d AS (
     DELETE FROM {schema}.%[2]s
-    WHERE ctid = ANY (ARRAY(SELECT p.ctid FROM picked AS p WHERE p.tableoid = '{schema}.%[2]s'::regclass))
+    WHERE ctid = ANY (ARRAY(SELECT p.ctid FROM picked AS p WHERE p.tableoid = '{schema_text}.%[2]s'::regclass))
     RETURNING {job}, seq, lane
 )`, i, table))
 		claimed = append(claimed, fmt.Sprintf("SELECT {t.job}, t.seq, t.lane FROM taken_%d AS t", i))

@@ -15,14 +15,7 @@ type HeldJobs struct {
 }
 
 var hold = Define(`
-INSERT INTO {schema}.job_held (job_id, expires_at, run_at, gated)
-SELECT i.id::uuid, c.now + i.hold_us * interval '1 microsecond',
-       coalesce(i.run_at, c.now + i.delay_us * interval '1 microsecond'), i.gated
-FROM unnest($1::text[], $2::bigint[], $3::timestamptz[], $4::bigint[], $5::boolean[])
-     AS i(id, hold_us, run_at, delay_us, gated)
-CROSS JOIN (SELECT clock_timestamp() AS now) AS c
-ON CONFLICT (job_id) DO UPDATE -- left by a job that was cancelled
-SET expires_at = excluded.expires_at, run_at = excluded.run_at, gated = excluded.gated`)
+SELECT {schema}.hold_jobs($1::text[]::uuid[], $2::bigint[], $3::timestamptz[], $4::bigint[], $5::boolean[])`)
 
 // Hold notes until when jobs are held.
 func (s *Schema) Hold(ctx context.Context, q Querier, h *HeldJobs) error {

@@ -400,7 +400,7 @@ func (d *plansData) hot() []*hotStatement {
 		},
 		{
 			name: "hold",
-			find: "INSERT INTO simplequeue.job_held", caller: true,
+			find: "hold_jobs(", caller: true,
 			args: []any{
 				ids(newIDs, 1, plansBatch), repeat(plansBatch, &hour), repeat[*time.Time](plansBatch, nil),
 				repeat[*int64](plansBatch, nil), repeat(plansBatch, false),

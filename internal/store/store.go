@@ -1,7 +1,7 @@
 // Package store holds the SQL of the engine: each statement stands above the
-// method that runs it. Statements are written against {schema}; {job} stands for
-// the columns that travel with a job from table to table, and {x.job} for the
-// same columns qualified with x.
+// method that runs it. Statements are written against {schema}, which is
+// {schema_text} inside a string; {job} stands for the columns that travel with a
+// job from table to table, and {x.job} for the same columns qualified with x.
 package store
 
 import (
@@ -56,20 +56,25 @@ type Schema struct {
 func NewSchema(name string) *Schema {
 	s := &Schema{name: name, texts: make([][]string, len(statements))}
 	for i, text := range statements {
-		s.texts[i] = bySlot(s.expand(text))
+		s.texts[i] = bySlot(text)
+		for slot, text := range s.texts[i] {
+			s.texts[i][slot] = s.expand(text)
+		}
 	}
 	return s
 }
 
+// expand fills in the schema's name last: it may look like a placeholder.
 func (s *Schema) expand(text string) string {
-	text = strings.ReplaceAll(text, "{schema}", pgx.Identifier{s.name}.Sanitize())
-	return jobRef.ReplaceAllStringFunc(text, func(ref string) string {
+	text = jobRef.ReplaceAllStringFunc(text, func(ref string) string {
 		prefix := ""
 		if q := jobRef.FindStringSubmatch(ref)[1]; q != "" {
 			prefix = q + "."
 		}
 		return prefix + strings.Join(jobColumns, ", "+prefix)
 	})
+	name := pgx.Identifier{s.name}.Sanitize()
+	return strings.NewReplacer("{schema}", name, "{schema_text}", strings.ReplaceAll(name, "'", "''")).Replace(text)
 }
 
 // Name is the schema's name.

@@ -32,7 +32,7 @@ func TestEveryStatementPrepares(t *testing.T) {
 	if n := len(store.All()); n < 25 {
 		t.Fatalf("only %d statements are defined", n)
 	}
-	for _, name := range []string{pgtest.Schema, `odd "name"`} {
+	for _, name := range []string{pgtest.Schema, `odd "name"'s {job} {slot}`} {
 		if err := migrate.Up(t.Context(), conn, name); err != nil {
 			t.Fatal(err)
 		}
