@@ -264,11 +264,11 @@ func (m *gateModel) process(ctx context.Context, job *simplequeue.Job) error {
 // start that the model forbids, and at last everything has ended as it says and
 // no gate has a row left.
 //
-// SIMPLEQUEUE_TEST_SCHEDULES=5000 runs so many schedules instead of a hundred;
+// SIMPLEQUEUE_TEST_SCHEDULES=5000 runs so many schedules instead of forty;
 // SIMPLEQUEUE_TEST_SEED is the seed of the first, the others follow it.
 func TestGateModel(t *testing.T) {
 	t.Parallel()
-	seed, schedules := uint64(time.Now().UnixNano()), uint64(100)
+	seed, schedules := uint64(time.Now().UnixNano()), uint64(40)
 	for name, n := range map[string]*uint64{"SIMPLEQUEUE_TEST_SEED": &seed, "SIMPLEQUEUE_TEST_SCHEDULES": &schedules} {
 		if text := os.Getenv(name); text != "" {
 			var err error

@@ -33,7 +33,7 @@ func startBinaries(ctx context.Context, o Options) (*Server, error) {
 		if !hasServer(o.BinDir) {
 			return nil, &bindingError{fmt.Errorf("the folder %q (%s) holds no postgres and initdb: name the bin folder of a PostgreSQL server installation", o.BinDir, binDirVariable)}
 		}
-		s, err := startCluster(ctx, o.BinDir, o.Settings)
+		s, err := startCluster(ctx, o.BinDir, o)
 		if err != nil {
 			return nil, &bindingError{err}
 		}
@@ -45,7 +45,7 @@ func startBinaries(ctx context.Context, o Options) (*Server, error) {
 	}
 	var failures []error
 	for _, dir := range dirs {
-		s, err := startCluster(ctx, dir, o.Settings)
+		s, err := startCluster(ctx, dir, o)
 		if err == nil {
 			return s, nil
 		}

@@ -33,16 +33,20 @@ type cluster struct {
 }
 
 // startCluster makes a data folder and runs the programs of binDir on it.
-func startCluster(ctx context.Context, binDir string, settings map[string]string) (*Server, error) {
+func startCluster(ctx context.Context, binDir string, o Options) (*Server, error) {
 	user, err := serverAccount()
 	if err != nil {
 		return nil, err
 	}
-	f, err := newFolder(user)
+	place := newFolder
+	if o.InMemory {
+		place = newFolderInMemory
+	}
+	f, err := place(user)
 	if err != nil {
 		return nil, err
 	}
-	s, err := startClusterIn(ctx, f, user, binDir, settings)
+	s, err := startClusterIn(ctx, f, user, binDir, o.Settings)
 	if err != nil {
 		return nil, errors.Join(err, f.remove())
 	}

@@ -18,6 +18,9 @@ const (
 	folderPrefix  = "simplequeue-pg-"
 	lockName      = "owner.lock"
 	containerName = "container" // holds the name of a Docker container
+
+	memoryDir    = "/dev/shm"
+	memoryNeeded = 4 << 30 // bytes
 )
 
 // folder is a temporary folder whose lock file is locked for as long as the
@@ -34,6 +37,20 @@ func newFolder(user account) (*folder, error) {
 	if err != nil {
 		return nil, err
 	}
+	return newFolderIn(parent, user)
+}
+
+// newFolderInMemory is newFolder in memory, where there is room for it.
+func newFolderInMemory(user account) (*folder, error) {
+	if roomFor(memoryDir, memoryNeeded) && user.reaches(memoryDir) {
+		if f, err := newFolderIn(memoryDir, user); err == nil {
+			return f, nil
+		}
+	}
+	return newFolder(user)
+}
+
+func newFolderIn(parent string, user account) (*folder, error) {
 	path, err := os.MkdirTemp(parent, folderPrefix)
 	if err != nil {
 		return nil, err
@@ -108,7 +125,7 @@ func sweep(ctx context.Context) {
 	if !canSweep {
 		return
 	}
-	parents := map[string]bool{os.TempDir(): true, "/tmp": true, "/var/tmp": true}
+	parents := map[string]bool{os.TempDir(): true, "/tmp": true, "/var/tmp": true, memoryDir: true}
 	for parent := range parents {
 		found, err := filepath.Glob(filepath.Join(parent, folderPrefix+"*"))
 		if err != nil {

@@ -90,6 +90,7 @@ func OwnServer(t testing.TB, settings map[string]string) *pgserver.Server {
 		URLVariable:  URLVariable,
 		Settings:     settings,
 		Controllable: true,
+		InMemory:     true,
 	})
 	if err != nil {
 		t.Skipf("this test kills its server, and no server is there to be killed: %v", err)

@@ -91,7 +91,7 @@ func (s *server) start() error {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	defer cancel()
 	var err error
-	if s.postgres, err = pgserver.Start(ctx, pgserver.Options{URLVariable: URLVariable}); err != nil {
+	if s.postgres, err = pgserver.Start(ctx, pgserver.Options{URLVariable: URLVariable, InMemory: true}); err != nil {
 		return err
 	}
 	config, err := pgxpool.ParseConfig(s.postgres.URL())
