@@ -21,7 +21,7 @@ import (
 // else, is read without harm, and what this one writes comes back.
 func FuzzNote(f *testing.F) {
 	for _, s := range []string{
-		"", "*", "!", "=", "?x", "0:emails", "-2:a:b", "9:q\n3:r\n!", "99999:q", "0:", "0:a*", ":", "\n\n", "x", "0:\xff", "0:" + strings.Repeat("q", 128), "0:" + strings.Repeat("q", 129),
+		"", "*", "!", "=", "&", "+0190f3a1-0000-7000-8000-000000000001", "+x", "?x", "0:emails", "-2:a:b", "9:q\n3:r\n!", "99999:q", "0:", "0:a*", ":", "\n\n", "x", "0:\xff", "0:" + strings.Repeat("q", 128), "0:" + strings.Repeat("q", 129),
 	} {
 		f.Add(s, int16(3))
 	}
@@ -32,7 +32,7 @@ func FuzzNote(f *testing.F) {
 				t.Errorf("%q names the queue %q, which %s", text, l.Queue, problem)
 			}
 		}
-		if text != "" && len(n.lanes) == 0 && !n.any && !n.cancel && !n.pause && n.probe == "" {
+		if text != "" && len(n.lanes) == 0 && !n.any && !n.cancel && !n.pause && !n.gate && len(n.ended) == 0 && n.probe == "" {
 			t.Errorf("%q means nothing: a note that is not understood is to mean that any lane may hold jobs", text)
 		}
 		if queueNameProblem(text) != "" {
