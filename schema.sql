@@ -728,7 +728,7 @@ CREATE INDEX job_queue_dlq_queue ON "simplequeue".job_queue_dlq (queue, id);
 
 COMMIT;
 
--- Migration 4: enqueue
+-- Migration 4: limits
 BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
 SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL standard_conforming_strings = on;
@@ -749,10 +749,10 @@ BEGIN
 END
 $prepare$;
 INSERT INTO "simplequeue".schema_migration (version, name, checksum)
-VALUES (4, 'enqueue', 'e45041aebea971eace32ad59c1f72f42398e8c6ea3f4e748eb3057df31479a81');
+VALUES (4, 'limits', '7f680941bc2bd798e0f5f684340ba868910af8b2d553955909fee23286441b9d');
 
--- The insert side: derived unique keys and what an insert does that finds its
--- key taken.
+-- The insert side: derived unique keys, limits of queues, and what inserts from
+-- SQL are made of.
 
 -- A JSON value with its numbers in their shortest form. jsonb itself orders the
 -- fields of objects and drops repeated ones, but prints 1.0 and 1 apart.
@@ -801,110 +801,6 @@ BEGIN
             || to_char(time '00:00' + (start % 86400 + 86400) % 86400 * interval '1 second', 'HH24:MI:SS') || 'Z';
     END IF;
     RETURN key;
-END
-$$;
-
--- Puts what an insert says into the job that holds its key, if that is in the
--- same queue and has never started: all of it ('replace'), or the time to run,
--- where that is later ('debounce', of a job that waits). The job keeps its id
--- and the time of its insert, from which most_us bounds the time to run. Rows are
--- not updated: the job leaves its table and enters one anew, with every column
--- that a later version may have given it.
---
--- holder is null where the key has become free: the caller inserts again.
-CREATE FUNCTION "simplequeue".take_over(
-    policy text, scope text, key text, queue text, kind text, priority smallint, max_attempts integer, fingerprint text,
-    payload_bytes integer, payload jsonb, raw bytea, props jsonb, run_at timestamptz, delay_us bigint, most_us bigint,
-    OUT holder uuid, OUT replaced boolean, OUT later boolean)
-LANGUAGE plpgsql VOLATILE
-SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off AS $$
-DECLARE
-    now     timestamptz := clock_timestamp();
-    due     timestamptz := coalesce(run_at, now + delay_us * interval '1 microsecond');
-    waiting "simplequeue".job_waiting;
-    queued  "simplequeue".job_queue;
-    old     jsonb;
-    held    boolean;
-    open    boolean;
-BEGIN
-    replaced := false;
-    later := false;
-    LOOP
-        holder := "simplequeue".unique_holder(scope, key);
-        IF holder IS NULL THEN
-            RETURN;
-        END IF;
-        DELETE FROM "simplequeue".job_waiting AS w
-        WHERE w.id = holder AND w.queue = take_over.queue AND w.attempt + w.reprocess_count + w.crash_count = 0
-          AND w.reason IN ('scheduled', 'deferred', 'unknown_kind')
-        RETURNING w.* INTO waiting;
-        IF FOUND AND policy = 'debounce' THEN
-            waiting.run_at := greatest(waiting.run_at, least(due, waiting.created_at + most_us * interval '1 microsecond'));
-            INSERT INTO "simplequeue".job_waiting SELECT waiting.*;
-            replaced := true;
-            later := true;
-            RETURN;
-        END IF;
-        IF FOUND THEN
-            old := to_jsonb(waiting);
-        ELSIF policy = 'replace' THEN
-            DELETE FROM "simplequeue".job_queue AS q
-            WHERE q.id = holder AND q.queue = take_over.queue AND q.attempt + q.reprocess_count + q.crash_count = 0
-            RETURNING q.* INTO queued;
-            IF FOUND THEN
-                old := to_jsonb(queued);
-            END IF;
-        END IF;
-        EXIT WHEN old IS NOT NULL;
-        -- It has started, unless it was on its way from one table to the other.
-        SELECT "simplequeue".unique_holder(scope, key) = holder,
-               EXISTS (SELECT FROM "simplequeue".job_waiting AS w
-                       WHERE w.id = holder AND w.queue = take_over.queue AND w.attempt + w.reprocess_count + w.crash_count = 0
-                         AND w.reason IN ('scheduled', 'deferred', 'unknown_kind'))
-               OR policy = 'replace' AND EXISTS (
-                       SELECT FROM "simplequeue".job_queue AS q
-                       WHERE q.id = holder AND q.queue = take_over.queue AND q.attempt + q.reprocess_count + q.crash_count = 0)
-        INTO held, open;
-        IF held AND NOT open THEN
-            RETURN;
-        END IF;
-    END LOOP;
-
-    replaced := true;
-    due := least(due, (old ->> 'created_at')::timestamptz + most_us * interval '1 microsecond');
-    later := coalesce(due > now, false);
-    IF old -> 'props' ? 'bounded' THEN
-        props := coalesce(props, '{}') || '{"bounded": true}'; -- it keeps its place
-    END IF;
-    DELETE FROM "simplequeue".job_fingerprint AS f WHERE f.job_id = holder AND old ->> 'fingerprint' IS NOT NULL;
-    IF fingerprint IS NOT NULL THEN
-        INSERT INTO "simplequeue".job_fingerprint (fingerprint, job_id) VALUES (take_over.fingerprint, holder);
-    END IF;
-    DELETE FROM "simplequeue".job_payload AS p WHERE p.id = holder AND (old ->> 'payload_bytes')::integer > 0;
-    IF payload_bytes > 0 THEN
-        INSERT INTO "simplequeue".job_payload (id, payload, raw) VALUES (holder, take_over.payload, take_over.raw);
-        payload := NULL;
-        raw := NULL;
-    END IF;
-    old := old || jsonb_build_object(
-        'kind', kind, 'priority', priority, 'max_attempts', max_attempts, 'fingerprint', fingerprint, 'payload_bytes', payload_bytes);
-    IF later THEN
-        waiting := jsonb_populate_record(NULL::"simplequeue".job_waiting, old);
-        waiting.run_at := due;
-        waiting.reason := 'scheduled';
-        waiting.payload := take_over.payload;
-        waiting.raw := take_over.raw;
-        waiting.props := take_over.props;
-        INSERT INTO "simplequeue".job_waiting SELECT waiting.*;
-    ELSE
-        queued := jsonb_populate_record(NULL::"simplequeue".job_queue, old);
-        queued.seq := nextval(pg_get_serial_sequence(format('%I.job_queue', 'simplequeue'), 'seq'));
-        queued.lane := priority;
-        queued.payload := take_over.payload;
-        queued.raw := take_over.raw;
-        queued.props := take_over.props;
-        INSERT INTO "simplequeue".job_queue SELECT queued.*;
-    END IF;
 END
 $$;
 
@@ -1090,235 +986,6 @@ RETURNS bigint LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $
     SELECT CASE keep WHEN 'forever' THEN -1 WHEN 'nothing' THEN -2 ELSE ceil(extract(epoch FROM keep::interval))::bigint END
 $$;
 
--- Inserts a job in the transaction of the caller, by the rules of Insert in Go
--- and with what it leaves behind. duplicate: no job was added, id is the live job
--- that holds the unique key, or job_id was inserted before; replaced: that job
--- was changed as on_conflict says. Arguments that make no sense are refused with
--- 22023, a full queue with 53400, a key that kept changing hands with 40001.
-CREATE FUNCTION "simplequeue".enqueue(
-    queue             text,
-    payload           jsonb       DEFAULT NULL,
-    kind              text        DEFAULT '',
-    priority          integer     DEFAULT 0,
-    run_at            timestamptz DEFAULT NULL,
-    delay             interval    DEFAULT NULL,
-    max_attempts      integer     DEFAULT NULL, -- 3
-    unique_key        text        DEFAULT '',
-    unique_global     boolean     DEFAULT false,
-    unique_fields     text[]      DEFAULT NULL,
-    unique_window     interval    DEFAULT NULL,
-    unique_zone       text        DEFAULT NULL, -- UTC
-    on_conflict       text        DEFAULT 'skip', -- or replace, debounce
-    unique_max_delay  interval    DEFAULT NULL,
-    fingerprint       text        DEFAULT '',
-    metadata          jsonb       DEFAULT NULL,
-    trace_context     jsonb       DEFAULT NULL,
-    timeout           text        DEFAULT NULL, -- an interval, or none
-    keep_archive      text        DEFAULT NULL, -- an interval, forever or nothing
-    keep_dead_letter  text        DEFAULT NULL,
-    raw               bytea       DEFAULT NULL,
-    job_id            uuid        DEFAULT NULL,
-    wake              boolean     DEFAULT true)
-RETURNS TABLE (id uuid, duplicate boolean, replaced boolean)
-LANGUAGE plpgsql VOLATILE
-SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off AS $$
-#variable_conflict use_variable
-DECLARE
-    now      timestamptz := clock_timestamp();
-    bytes    integer     := coalesce(octet_length(payload::text), 0) + coalesce(octet_length(raw), 0);
-    due      timestamptz;
-    later    boolean;
-    keyed    boolean;
-    scope    text;
-    spec     jsonb       := '{}';
-    picked   jsonb       := '{}';
-    path     text;
-    part     text;
-    value    jsonb;
-    props    jsonb       := '{}';
-    holder   uuid;
-    most     integer;
-    lane     text;
-    -- What is refused, and why.
-    field    text;
-    wrong    text;
-    reason   text;
-BEGIN
-    kind := coalesce(kind, '');
-    priority := coalesce(priority, 0);
-    max_attempts := coalesce(nullif(max_attempts, 0), 3);
-    unique_key := coalesce(unique_key, '');
-    unique_global := coalesce(unique_global, false);
-    fingerprint := nullif(fingerprint, '');
-    on_conflict := coalesce(on_conflict, 'skip');
-    keyed := unique_key <> '' OR coalesce(cardinality(unique_fields), 0) > 0;
-    SELECT v.field, v.wrong, v.reason INTO field, wrong, reason FROM (VALUES
-        (coalesce(queue, '') = '', 'queue', queue, 'must not be empty: name the queue'),
-        (octet_length(queue) > 128, 'queue', queue, 'has ' || octet_length(queue) || ' bytes, at most 128 are allowed'),
-        (queue ~ '[\u0001-\u001f\u007f-\u009f]', 'queue', queue, 'holds a control character'),
-        (strpos(queue, '*') > 0, 'queue', queue, 'holds ''*'', which only a handler''s prefix may'),
-        (octet_length(kind) > 128, 'kind', kind, 'has ' || octet_length(kind) || ' bytes, at most 128 are allowed'),
-        (octet_length(unique_key) > 512, 'unique_key', unique_key, 'has ' || octet_length(unique_key) || ' bytes, at most 512 are allowed'),
-        (octet_length(fingerprint) > 512, 'fingerprint', fingerprint, 'has ' || octet_length(fingerprint) || ' bytes, at most 512 are allowed'),
-        (priority NOT BETWEEN 0 AND 9, 'priority', priority::text, 'must be 0 to 9, 0 runs first'),
-        (max_attempts NOT BETWEEN 1 AND 1048576, 'max_attempts', max_attempts::text, 'must be 1 to 1048576, or 0 for the default'),
-        (delay < interval '0' OR delay > interval '36500 days', 'delay', delay::text, 'must be 0 to 100 years'),
-        (delay > interval '0' AND run_at IS NOT NULL, 'delay', delay::text, 'and run_at are both set: set one of them'),
-        (run_at < '0001-01-01 UTC' OR run_at >= '10000-01-01 UTC', 'run_at', run_at::text, 'must be in the years 1 to 9999'),
-        (unique_global AND NOT keyed, 'unique_global', 'true', 'needs a unique_key or unique_fields'),
-        (on_conflict NOT IN ('skip', 'replace', 'debounce'), 'on_conflict', on_conflict, 'must be skip, replace or debounce'),
-        (unique_max_delay < interval '0' OR unique_max_delay > interval '36500 days', 'unique_max_delay', unique_max_delay::text, 'must be 0 to 100 years'),
-        (unique_max_delay > interval '0' AND on_conflict = 'skip', 'unique_max_delay', unique_max_delay::text, 'needs on_conflict: a job that is left alone is not put off'),
-        (on_conflict = 'debounce' AND coalesce(delay, '0') = interval '0' AND run_at IS NULL, 'on_conflict', on_conflict, 'needs a delay or run_at to put the holder off to'),
-        (unique_window <= interval '0' OR unique_window > interval '36500 days' OR extract(epoch FROM unique_window) % 1 <> 0 OR date_part('month', unique_window) + date_part('year', unique_window) <> 0,
-            'unique_window', unique_window::text, 'must be whole seconds, at most 100 years, and no months'),
-        (unique_zone IS NOT NULL AND (unique_window IS NULL OR extract(epoch FROM unique_window) % 86400 <> 0),
-            'unique_zone', unique_zone, 'needs a unique_window of whole days: shorter ones are counted in UTC'),
-        (NOT keyed AND (unique_window IS NOT NULL OR on_conflict <> 'skip'), 'unique_window or on_conflict', coalesce(unique_window::text, on_conflict), 'needs a unique_key or unique_fields'),
-        (octet_length(unique_key) > 426 AND (unique_fields IS NOT NULL OR unique_window IS NOT NULL), 'unique_key', unique_key,
-            'has ' || octet_length(unique_key) || ' bytes, at most 426 are allowed beside unique_fields or unique_window'),
-        (cardinality(unique_fields) > 0 AND payload IS NULL, 'unique_fields', unique_fields::text, 'needs a payload: raw has no fields'),
-        (EXISTS (SELECT FROM unnest(unique_fields) AS f(path) WHERE f.path IS NULL OR f.path <> '.' AND f.path ~ '(^$|^\.|\.$|\.\.)'),
-            'unique_fields', unique_fields::text, 'has an empty part: write it like "user.id"'),
-        (jsonb_typeof(metadata) <> 'object' OR jsonb_path_exists(metadata, 'strict $.* ? (@.type() <> "string")', silent => true), 'metadata', metadata::text, 'must be an object of strings'),
-        (jsonb_typeof(trace_context) <> 'object' OR jsonb_path_exists(trace_context, 'strict $.* ? (@.type() <> "string")', silent => true), 'trace_context', trace_context::text, 'must be an object of strings'),
-        (timeout <> 'none' AND CASE WHEN timeout <> 'none' THEN timeout::interval END <= interval '0', 'timeout', timeout, 'must be positive, or none'),
-        ("simplequeue".keep_seconds(keep_archive) NOT BETWEEN 1 AND 315360000 AND keep_archive NOT IN ('forever', 'nothing'), 'keep_archive', keep_archive, 'must be positive and at most 10 years, forever or nothing'),
-        ("simplequeue".keep_seconds(keep_dead_letter) NOT BETWEEN 1 AND 315360000 AND keep_dead_letter NOT IN ('forever', 'nothing'), 'keep_dead_letter', keep_dead_letter, 'must be positive and at most 10 years, forever or nothing'),
-        (bytes > 1048576, 'payload', bytes || ' bytes', 'is larger than 1048576 bytes: store the data elsewhere and pass a reference')
-    ) AS v(refused, field, wrong, reason)
-    WHERE v.refused
-    LIMIT 1;
-    IF reason IS NOT NULL THEN
-        RAISE EXCEPTION 'simplequeue.enqueue: % "%" %', field, left(coalesce(wrong, ''), 60), reason USING ERRCODE = 'invalid_parameter_value';
-    END IF;
-
-    due := coalesce(run_at, now + nullif(delay, interval '0'));
-    later := coalesce(due > now, false);
-    props := jsonb_strip_nulls(jsonb_build_object(
-        'timeout_ms', CASE WHEN timeout = 'none' THEN -1 ELSE greatest(1, floor(extract(epoch FROM timeout::interval) * 1000)::bigint) END,
-        'keep_archive', "simplequeue".keep_seconds(keep_archive),
-        'keep_dlq', "simplequeue".keep_seconds(keep_dead_letter)));
-    IF timeout IS NULL THEN
-        props := props - 'timeout_ms';
-    END IF;
-    IF metadata <> '{}' THEN
-        props := props || jsonb_build_object('metadata', metadata);
-    END IF;
-    IF trace_context <> '{}' THEN
-        props := props || jsonb_build_object('trace', trace_context);
-    END IF;
-    IF octet_length(props::text) > 65536 THEN
-        RAISE EXCEPTION 'simplequeue.enqueue: metadata "% bytes" is larger than 65536 bytes', octet_length(props::text) USING ERRCODE = 'invalid_parameter_value';
-    END IF;
-    SELECT b.max_live INTO most FROM "simplequeue".job_bound AS b WHERE b.queue = enqueue.queue;
-    IF most IS NOT NULL THEN
-        props := props || '{"bounded": true}';
-    END IF;
-    props := nullif(props, '{}');
-
-    IF cardinality(unique_fields) > 0 THEN
-        FOREACH path IN ARRAY unique_fields LOOP
-            value := payload;
-            IF path <> '.' THEN
-                FOREACH part IN ARRAY string_to_array(path, '.') LOOP
-                    value := CASE WHEN jsonb_typeof(value) = 'object' THEN value -> part END;
-                END LOOP;
-            END IF;
-            picked := picked || jsonb_build_object(path, CASE WHEN value IS NULL THEN '[]' ELSE jsonb_build_array(value) END);
-        END LOOP;
-        spec := jsonb_build_object('kind', kind, 'fields', picked);
-    END IF;
-    IF unique_window IS NOT NULL THEN
-        spec := spec || jsonb_strip_nulls(jsonb_build_object('window', extract(epoch FROM unique_window)::bigint, 'zone', unique_zone));
-    END IF;
-    IF spec <> '{}' THEN
-        unique_key := "simplequeue".unique_key(unique_key, spec, coalesce(due, now));
-    END IF;
-    unique_key := CASE WHEN keyed THEN unique_key END;
-    scope := CASE WHEN NOT keyed THEN NULL WHEN unique_global THEN '' ELSE queue END;
-
-    id := coalesce(job_id, "simplequeue".uuid_v7());
-    duplicate := false;
-    replaced := false;
-    IF job_id IS NOT NULL THEN
-        duplicate := EXISTS (SELECT FROM "simplequeue".jobs_known(ARRAY[job_id]));
-        IF NOT duplicate THEN
-            INSERT INTO "simplequeue".job_client_id (id) VALUES (job_id) ON CONFLICT DO NOTHING;
-            duplicate := NOT FOUND;
-        END IF;
-        IF duplicate THEN
-            RETURN NEXT;
-            RETURN;
-        END IF;
-    END IF;
-    lane := CASE WHEN most IS NULL THEN queue ELSE '*' || queue END;
-    INSERT INTO "simplequeue".job_lane (queue, priority)
-    SELECT lane, enqueue.priority::smallint
-    WHERE NOT EXISTS (SELECT FROM "simplequeue".job_lane AS known WHERE known.queue = lane AND known.priority = enqueue.priority::smallint);
-
-    IF keyed THEN
-        FOR round IN 1..4 LOOP
-            IF round = 4 THEN
-                RAISE EXCEPTION 'simplequeue.enqueue: unique_key "%" is contended: roll back and try again', left(unique_key, 60) USING ERRCODE = 'serialization_failure';
-            END IF;
-            INSERT INTO "simplequeue".job_unique (scope, key, job_id) VALUES (scope, unique_key, id) ON CONFLICT DO NOTHING;
-            EXIT WHEN FOUND;
-            IF on_conflict = 'skip' THEN
-                holder := "simplequeue".unique_holder(scope, unique_key);
-            ELSE
-                SELECT t.holder, t.replaced, t.later INTO holder, replaced, later
-                FROM "simplequeue".take_over(on_conflict, scope, unique_key, queue, kind, priority::smallint, max_attempts, fingerprint,
-                    CASE WHEN bytes > 1024 THEN bytes ELSE 0 END, payload, raw, props, run_at,
-                    (extract(epoch FROM nullif(delay, interval '0')) * 1000000)::bigint,
-                    (extract(epoch FROM nullif(unique_max_delay, interval '0')) * 1000000)::bigint) AS t;
-            END IF;
-            IF holder IS NOT NULL THEN
-                DELETE FROM "simplequeue".job_client_id AS c WHERE c.id = job_id;
-                id := holder;
-                duplicate := true;
-                EXIT;
-            END IF;
-        END LOOP;
-    END IF;
-
-    IF NOT duplicate THEN
-        IF most IS NOT NULL THEN
-            SELECT t.max_live INTO most FROM "simplequeue".take_slots(ARRAY[queue], ARRAY[id]) AS t;
-            IF most IS NOT NULL THEN
-                RAISE EXCEPTION 'simplequeue.enqueue: queue "%" is full: its limit is % live jobs', queue, most USING ERRCODE = 'configuration_limit_exceeded';
-            END IF;
-        END IF;
-        IF bytes > 1024 THEN
-            INSERT INTO "simplequeue".job_payload (id, payload, raw) VALUES (enqueue.id, enqueue.payload, enqueue.raw);
-            payload := NULL;
-            raw := NULL;
-        ELSE
-            bytes := 0;
-        END IF;
-        IF fingerprint IS NOT NULL THEN
-            INSERT INTO "simplequeue".job_fingerprint (fingerprint, job_id) VALUES (enqueue.fingerprint, enqueue.id);
-        END IF;
-        IF later THEN
-            INSERT INTO "simplequeue".job_waiting
-                (id, run_at, reason, queue, kind, priority, max_attempts, fingerprint, unique_scope, unique_key, payload_bytes, payload, raw, props)
-            VALUES (enqueue.id, due, 'scheduled', enqueue.queue, enqueue.kind, enqueue.priority, enqueue.max_attempts, enqueue.fingerprint, scope, enqueue.unique_key,
-                    bytes, enqueue.payload, enqueue.raw, props);
-        ELSE
-            INSERT INTO "simplequeue".job_queue
-                (id, queue, kind, priority, lane, max_attempts, fingerprint, unique_scope, unique_key, payload_bytes, payload, raw, props)
-            VALUES (enqueue.id, enqueue.queue, enqueue.kind, enqueue.priority, enqueue.priority, enqueue.max_attempts, enqueue.fingerprint, scope, enqueue.unique_key,
-                    bytes, enqueue.payload, enqueue.raw, props);
-        END IF;
-    END IF;
-    IF wake AND NOT later AND (replaced OR NOT duplicate) THEN
-        -- The same for each job of a transaction and lane, so PostgreSQL sends it once.
-        PERFORM pg_notify('simplequeue_' || left(encode(sha256(convert_to('simplequeue', 'UTF8')), 'hex'), 16), priority || ':' || queue);
-    END IF;
-    RETURN NEXT;
-END
-$$;
-
 COMMIT;
 
 -- Migration 5: gates
@@ -1342,7 +1009,7 @@ BEGIN
 END
 $prepare$;
 INSERT INTO "simplequeue".schema_migration (version, name, checksum)
-VALUES (5, 'gates', 'cc51400cf49675163338586d727053d20f3440de5a640af98d3fb336ead8f820');
+VALUES (5, 'gates', '91a3f51ad42e8db3096a560a2b85c6616c0e4d97fa7347a4856dcba3c9e5ae51');
 
 -- Gates: whatever holds jobs back together. A job that has to pass a gate waits
 -- in job_waiting (reason gated) and has a row in job_gated; the admitter lets it
@@ -1573,10 +1240,18 @@ BEGIN
 END
 $$;
 
--- As before, and for jobs at gates and held ones too. A holder that stays at its
--- gates keeps its place; one whose gates are others lines up there, at the end. A
--- held one stays held.
-CREATE OR REPLACE FUNCTION "simplequeue".take_over(
+-- Puts what an insert says into the job that holds its key, if that is in the
+-- same queue and has never started: all of it ('replace'), or the time to run,
+-- where that is later ('debounce', of a job that waits). The job keeps its id
+-- and the time of its insert, from which most_us bounds the time to run. Rows are
+-- not updated: the job leaves its table and enters one anew, with every column
+-- that a later version may have given it.
+--
+-- holder is null where the key has become free: the caller inserts again.
+--
+-- A holder that stays at its gates keeps its place; one whose gates are others
+-- lines up there, at the end. A held one stays held.
+CREATE FUNCTION "simplequeue".take_over(
     policy text, scope text, key text, queue text, kind text, priority smallint, max_attempts integer, fingerprint text,
     payload_bytes integer, payload jsonb, raw bytea, props jsonb, run_at timestamptz, delay_us bigint, most_us bigint,
     OUT holder uuid, OUT replaced boolean, OUT later boolean)
@@ -1720,9 +1395,11 @@ BEGIN
 END
 $$;
 
--- Inserts a job as that of migration 4 does, with what NewJob says of order,
--- shares and holds, and QueueOptions of the queue's order.
-DROP FUNCTION "simplequeue".enqueue;
+-- Inserts a job in the transaction of the caller, by the rules of Insert in Go
+-- and with what it leaves behind. duplicate: no job was added, id is the live job
+-- that holds the unique key, or job_id was inserted before; replaced: that job
+-- was changed as on_conflict says. Arguments that make no sense are refused with
+-- 22023, a full queue with 53400, a key that kept changing hands with 40001.
 CREATE FUNCTION "simplequeue".enqueue(
     queue             text,
     payload           jsonb       DEFAULT NULL,

@@ -227,10 +227,18 @@ BEGIN
 END
 $$;
 
--- As before, and for jobs at gates and held ones too. A holder that stays at its
--- gates keeps its place; one whose gates are others lines up there, at the end. A
--- held one stays held.
-CREATE OR REPLACE FUNCTION {schema}.take_over(
+-- Puts what an insert says into the job that holds its key, if that is in the
+-- same queue and has never started: all of it ('replace'), or the time to run,
+-- where that is later ('debounce', of a job that waits). The job keeps its id
+-- and the time of its insert, from which most_us bounds the time to run. Rows are
+-- not updated: the job leaves its table and enters one anew, with every column
+-- that a later version may have given it.
+--
+-- holder is null where the key has become free: the caller inserts again.
+--
+-- A holder that stays at its gates keeps its place; one whose gates are others
+-- lines up there, at the end. A held one stays held.
+CREATE FUNCTION {schema}.take_over(
     policy text, scope text, key text, queue text, kind text, priority smallint, max_attempts integer, fingerprint text,
     payload_bytes integer, payload jsonb, raw bytea, props jsonb, run_at timestamptz, delay_us bigint, most_us bigint,
     OUT holder uuid, OUT replaced boolean, OUT later boolean)
@@ -374,9 +382,11 @@ BEGIN
 END
 $$;
 
--- Inserts a job as that of migration 4 does, with what NewJob says of order,
--- shares and holds, and QueueOptions of the queue's order.
-DROP FUNCTION {schema}.enqueue;
+-- Inserts a job in the transaction of the caller, by the rules of Insert in Go
+-- and with what it leaves behind. duplicate: no job was added, id is the live job
+-- that holds the unique key, or job_id was inserted before; replaced: that job
+-- was changed as on_conflict says. Arguments that make no sense are refused with
+-- 22023, a full queue with 53400, a key that kept changing hands with 40001.
 CREATE FUNCTION {schema}.enqueue(
     queue             text,
     payload           jsonb       DEFAULT NULL,
