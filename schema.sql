@@ -22,7 +22,7 @@ BEGIN
 END
 $prepare$;
 INSERT INTO "simplequeue".schema_migration (version, name, checksum)
-VALUES (1, 'initial', 'b921fe05a869efb078a15b05948e6c833965c13431a9841840346512e8cafa7d');
+VALUES (1, 'initial', '4da7a6c5350f833ee3e01893d9a613f6129f3ff494a61db812c0302c2a659f08');
 
 -- A table per state; jobs move from table to table and their rows are never
 -- updated in place. The columns that travel with a job are the same, by name,
@@ -375,7 +375,7 @@ DECLARE
     child text;
     made  integer := 0;
 BEGIN
-    IF parent NOT IN ('job_queue_archive', 'job_queue_dlq') THEN
+    IF parent NOT IN ('job_queue_archive', 'job_queue_dlq', 'job_log') THEN
         RAISE EXCEPTION 'make_partitions: % has no partitions', parent USING ERRCODE = 'invalid_parameter_value';
     END IF;
     PERFORM pg_advisory_xact_lock(hashtextextended('simplequeue.partitions', 0));
@@ -406,7 +406,7 @@ DECLARE
     child   text;
     dropped integer := 0;
 BEGIN
-    IF parent NOT IN ('job_queue_archive', 'job_queue_dlq') THEN
+    IF parent NOT IN ('job_queue_archive', 'job_queue_dlq', 'job_log') THEN
         RAISE EXCEPTION 'drop_expired: % has no partitions', parent USING ERRCODE = 'invalid_parameter_value';
     END IF;
     FOR child IN
@@ -581,7 +581,7 @@ BEGIN
 END
 $prepare$;
 INSERT INTO "simplequeue".schema_migration (version, name, checksum)
-VALUES (2, 'work', 'a25165f5c6ffdff36789d4fa2b9130ed803fc32d921e4c7e0437c9d6007d912d');
+VALUES (2, 'work', 'ebaaf7b627af99510e9c070ca2060607f85418b010d677c47554f32d3fc89b6a');
 
 -- What a handler has done so far, by the names of its steps. A job with steps
 -- has its payload here, however small, and payload_bytes above zero: whatever
@@ -616,72 +616,6 @@ CREATE TABLE "simplequeue".job_log (
 ) PARTITION BY RANGE (expires_on);
 CREATE TABLE "simplequeue".job_log_forever PARTITION OF "simplequeue".job_log
     FOR VALUES FROM ('9999-12-31') TO (MAXVALUE);
-
--- The functions that make and drop partitions do so for job_log too.
-CREATE OR REPLACE FUNCTION "simplequeue".make_partitions(parent text, keep_seconds bigint[], days_ahead integer)
-RETURNS integer LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    today date := (clock_timestamp() AT TIME ZONE 'UTC')::date;
-    day   date;
-    child text;
-    made  integer := 0;
-BEGIN
-    IF parent NOT IN ('job_queue_archive', 'job_queue_dlq', 'job_log') THEN
-        RAISE EXCEPTION 'make_partitions: % has no partitions', parent USING ERRCODE = 'invalid_parameter_value';
-    END IF;
-    PERFORM pg_advisory_xact_lock(hashtextextended('simplequeue.partitions', 0));
-    FOR day IN
-        SELECT DISTINCT today + (k / 86400)::integer + n
-        FROM unnest(keep_seconds) AS k, generate_series(0, least(days_ahead, 31) + 1) AS n
-        WHERE k BETWEEN 0 AND 315360000
-        ORDER BY 1
-    LOOP
-        child := parent || to_char(day, '"_p"YYYYMMDD');
-        CONTINUE WHEN to_regclass(format('%I.%I', 'simplequeue', child)) IS NOT NULL;
-        EXECUTE format('CREATE TABLE %1$I.%2$I (LIKE %1$I.%3$I INCLUDING ALL)', 'simplequeue', child, parent);
-        EXECUTE format('ALTER TABLE %1$I.%2$I ATTACH PARTITION %1$I.%3$I FOR VALUES FROM (%4$L) TO (%5$L)',
-            'simplequeue', parent, child, day, day + 1);
-        made := made + 1;
-    END LOOP;
-    RETURN made;
-END
-$$;
-
-CREATE OR REPLACE FUNCTION "simplequeue".drop_expired(parent text)
-RETURNS integer LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    today   date := (clock_timestamp() AT TIME ZONE 'UTC')::date;
-    child   text;
-    dropped integer := 0;
-BEGIN
-    IF parent NOT IN ('job_queue_archive', 'job_queue_dlq', 'job_log') THEN
-        RAISE EXCEPTION 'drop_expired: % has no partitions', parent USING ERRCODE = 'invalid_parameter_value';
-    END IF;
-    FOR child IN
-        SELECT c.relname
-        FROM pg_inherits AS i
-        JOIN pg_class AS c ON c.oid = i.inhrelid
-        WHERE i.inhparent = to_regclass(format('%I.%I', 'simplequeue', parent))
-          AND c.relname ~ '_p[0-9]{8}$'
-          AND to_date(right(c.relname, 8), 'YYYYMMDD') < today
-        ORDER BY c.relname
-    LOOP
-        BEGIN
-            EXECUTE format('LOCK TABLE ONLY %I.%I IN ACCESS EXCLUSIVE MODE NOWAIT', 'simplequeue', child);
-        EXCEPTION WHEN lock_not_available THEN
-            CONTINUE;
-        END;
-        BEGIN
-            EXECUTE format('LOCK TABLE ONLY %I.%I IN ACCESS EXCLUSIVE MODE NOWAIT', 'simplequeue', parent);
-            EXECUTE format('DROP TABLE %I.%I', 'simplequeue', child);
-            dropped := dropped + 1;
-        EXCEPTION WHEN lock_not_available THEN
-            EXECUTE format('TRUNCATE %I.%I', 'simplequeue', child);
-        END;
-    END LOOP;
-    RETURN dropped;
-END
-$$;
 
 COMMIT;
 

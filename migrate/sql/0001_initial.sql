@@ -349,7 +349,7 @@ DECLARE
     child text;
     made  integer := 0;
 BEGIN
-    IF parent NOT IN ('job_queue_archive', 'job_queue_dlq') THEN
+    IF parent NOT IN ('job_queue_archive', 'job_queue_dlq', 'job_log') THEN
         RAISE EXCEPTION 'make_partitions: % has no partitions', parent USING ERRCODE = 'invalid_parameter_value';
     END IF;
     PERFORM pg_advisory_xact_lock(hashtextextended('{schema_name}.partitions', 0));
@@ -380,7 +380,7 @@ DECLARE
     child   text;
     dropped integer := 0;
 BEGIN
-    IF parent NOT IN ('job_queue_archive', 'job_queue_dlq') THEN
+    IF parent NOT IN ('job_queue_archive', 'job_queue_dlq', 'job_log') THEN
         RAISE EXCEPTION 'drop_expired: % has no partitions', parent USING ERRCODE = 'invalid_parameter_value';
     END IF;
     FOR child IN
