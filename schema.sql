@@ -22,7 +22,7 @@ BEGIN
 END
 $prepare$;
 INSERT INTO "simplequeue".schema_migration (version, name, checksum)
-VALUES (1, 'initial', '4da7a6c5350f833ee3e01893d9a613f6129f3ff494a61db812c0302c2a659f08');
+VALUES (1, 'initial', '823a21d77b92b7e16bbecf4ae630d92144b2b2cea504f749a79f25013362d95c');
 
 -- A table per state; jobs move from table to table and their rows are never
 -- updated in place. The columns that travel with a job are the same, by name,
@@ -367,6 +367,11 @@ $$;
 -- Makes the partitions of parent that jobs finished from now on need if they
 -- are kept for the given numbers of seconds: the day itself and the days after
 -- it, ahead of time. ATTACH does not wait for readers or writers of the parent.
+--
+-- It begins with having all sessions look the partitions up anew. One that was
+-- doing so while the last was attached may never come to see it: what it had read
+-- before the commit it puts to use after it was told of it. The ALTER changes
+-- nothing, and tells them once more.
 CREATE FUNCTION "simplequeue".make_partitions(parent text, keep_seconds bigint[], days_ahead integer)
 RETURNS integer LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -379,6 +384,12 @@ BEGIN
         RAISE EXCEPTION 'make_partitions: % has no partitions', parent USING ERRCODE = 'invalid_parameter_value';
     END IF;
     PERFORM pg_advisory_xact_lock(hashtextextended('simplequeue.partitions', 0));
+    BEGIN
+        EXECUTE format('LOCK TABLE ONLY %I.%I IN SHARE UPDATE EXCLUSIVE MODE NOWAIT', 'simplequeue', parent);
+        EXECUTE format('ALTER TABLE ONLY %I.%I ALTER COLUMN expires_on SET STATISTICS -1', 'simplequeue', parent);
+    EXCEPTION WHEN lock_not_available THEN
+        NULL; -- the next call
+    END;
     FOR day IN
         SELECT DISTINCT today + (k / 86400)::integer + n
         FROM unnest(keep_seconds) AS k, generate_series(0, least(days_ahead, 31) + 1) AS n

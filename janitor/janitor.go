@@ -289,11 +289,21 @@ func (j *Janitor) MakeLogPartitions(ctx context.Context, keep []int64) error {
 	return j.makePartitions(ctx, "job_log", keep, daysAhead)
 }
 
+// makePartitions calls again once some were made: the call tells sessions that
+// may have missed those of the one before.
 func (j *Janitor) makePartitions(ctx context.Context, parent string, keep []int64, ahead int) error {
 	if len(keep) == 0 {
 		return nil
 	}
-	return j.db.Tx(ctx, limit, store.Step{Statement: makePartitions, Args: []any{parent, keep, ahead}})
+	for {
+		made := 0
+		err := j.db.Tx(ctx, limit, store.Step{
+			Statement: makePartitions, Args: []any{parent, keep, ahead}, Scan: func(row pgx.Rows) error { return row.Scan(&made) },
+		})
+		if err != nil || made == 0 {
+			return err
+		}
+	}
 }
 
 // The retentions of jobs that wait to be moved, where the job says its own.

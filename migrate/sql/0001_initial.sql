@@ -341,6 +341,11 @@ $$;
 -- Makes the partitions of parent that jobs finished from now on need if they
 -- are kept for the given numbers of seconds: the day itself and the days after
 -- it, ahead of time. ATTACH does not wait for readers or writers of the parent.
+--
+-- It begins with having all sessions look the partitions up anew. One that was
+-- doing so while the last was attached may never come to see it: what it had read
+-- before the commit it puts to use after it was told of it. The ALTER changes
+-- nothing, and tells them once more.
 CREATE FUNCTION {schema}.make_partitions(parent text, keep_seconds bigint[], days_ahead integer)
 RETURNS integer LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -353,6 +358,12 @@ BEGIN
         RAISE EXCEPTION 'make_partitions: % has no partitions', parent USING ERRCODE = 'invalid_parameter_value';
     END IF;
     PERFORM pg_advisory_xact_lock(hashtextextended('{schema_name}.partitions', 0));
+    BEGIN
+        EXECUTE format('LOCK TABLE ONLY %I.%I IN SHARE UPDATE EXCLUSIVE MODE NOWAIT', '{schema_name}', parent);
+        EXECUTE format('ALTER TABLE ONLY %I.%I ALTER COLUMN expires_on SET STATISTICS -1', '{schema_name}', parent);
+    EXCEPTION WHEN lock_not_available THEN
+        NULL; -- the next call
+    END;
     FOR day IN
         SELECT DISTINCT today + (k / 86400)::integer + n
         FROM unnest(keep_seconds) AS k, generate_series(0, least(days_ahead, 31) + 1) AS n
