@@ -161,7 +161,7 @@ func (e *engine) build(ctx context.Context) (err error) {
 	e.handover = &handover{
 		db: e.db, in: make(chan outcomeOf, o.GlobalPermits), finish: make(chan struct{}), onward: e.completer.in,
 		beater: e.beater, log: q.log, stats: &q.stats, health: e.health.loop("transactions of handlers", 0),
-		opened: e.admitter.hint, written: e.written,
+		written: e.written,
 	}
 	e.completer.handed = e.handover.in
 	memory := newPayloadMemory(o.PayloadMemory, &q.stats.payloadBytes)

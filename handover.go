@@ -29,7 +29,6 @@ type handover struct {
 	stats  *counters
 	health *loopHealth
 
-	opened  func()            // a gate may be open
 	written func([]outcomeOf) // told of what its handlers' transactions have written
 }
 
@@ -128,8 +127,5 @@ func (h *handover) completed(ctx context.Context, o outcomeOf) {
 	}
 	o.verdict = verdict{action: actComplete, state: StateCompleted}
 	h.stats.count(o)
-	if len(o.claim.job.gates) > 0 {
-		h.opened()
-	}
 	h.written([]outcomeOf{o})
 }

@@ -98,7 +98,7 @@ func newInlinerWithout(ctx context.Context, q *SimpleQueue) *inliner {
 		db: q.db, in: w.decided, handed: w.handed, aside: o.finishAside, beater: b, log: q.log, stats: &q.stats,
 		health: &loopHealth{}, written: func(batch []outcomeOf) { w.written = len(batch) > 0 },
 	}
-	w.handover = &handover{db: q.db, onward: w.decided, beater: b, log: q.log, stats: &q.stats, health: &loopHealth{}, opened: func() {}, written: func([]outcomeOf) {}}
+	w.handover = &handover{db: q.db, onward: w.decided, beater: b, log: q.log, stats: &q.stats, health: &loopHealth{}, written: func([]outcomeOf) {}}
 	w.runner = &runner{
 		queue: q, payloads: q.db, memory: newPayloadMemory(o.PayloadMemory, &q.stats.payloadBytes), ctx: ctx, flush: ctx,
 		global: semaphore.NewWeighted(1), permitWait: o.PermitWait, stuckAfter: o.StuckAfter, maxReschedules: o.MaxReschedules,
