@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"time"
 
@@ -100,20 +102,16 @@ func (q *SimpleQueue) changeOf(c *Change) (store.Change, error) {
 	}
 	var sc store.Change
 	if c.Priority != nil {
-		if *c.Priority < 0 || *c.Priority > 9 {
-			return sc, invalid("Priority", strconv.Itoa(*c.Priority), "must be 0 to 9, 0 runs first")
+		if problem := priorityProblem(*c.Priority); problem != "" {
+			return sc, invalid("Priority", strconv.Itoa(*c.Priority), problem)
 		}
 		p := int16(*c.Priority)
 		sc.Priority = &p
 	}
-	switch {
-	case c.Delay < 0 || c.Delay > maxDelay:
-		return sc, invalid("Delay", c.Delay.String(), "must be 0 to 100 years")
-	case c.Delay > 0 && !c.RunAt.IsZero():
-		return sc, invalid("Delay", c.Delay.String(), "and RunAt are both set: set one of them")
-	case !c.RunAt.IsZero() && (c.RunAt.Year() < 1 || c.RunAt.Year() > 9999):
-		return sc, invalid("RunAt", c.RunAt.String(), "must be in the years 1 to 9999")
-	case c.Priority == nil && c.RunAt.IsZero() && c.Delay == 0 && c.Payload == nil && c.Raw == nil:
+	if field, value, problem := timeProblem(c.RunAt, c.Delay); problem != "" {
+		return sc, invalid(field, value, problem)
+	}
+	if c.Priority == nil && c.RunAt.IsZero() && c.Delay == 0 && c.Payload == nil && c.Raw == nil {
 		return sc, errors.New("simplequeue: the change is empty: set a field")
 	}
 	sc.RunAt, sc.AfterUS = nonZero(c.RunAt), positive(c.Delay)
@@ -137,11 +135,7 @@ func (q *SimpleQueue) change(ctx context.Context, ids []uuid.UUID, c store.Chang
 			return total, fmt.Errorf("simplequeue: change: %w", err)
 		}
 		total += len(done.IDs)
-		lanes := make([]store.Lane, 0, len(done.Lanes))
-		for l := range done.Lanes {
-			lanes = append(lanes, l)
-		}
-		q.wakes.jobs(lanes, len(done.IDs))
+		q.wakes.jobs(slices.Collect(maps.Keys(done.Lanes)), len(done.IDs))
 		if e := q.engine.Load(); e != nil && done.Waits {
 			e.promoter.hint(0)
 		}

@@ -47,7 +47,7 @@ func (j *Job) checkpoint(payload any, raw []byte, write func(*running, store.Ste
 	}
 	var text *string
 	size := len(raw)
-	if given, ok := payload.(json.RawMessage); payload != nil && (!ok || given != nil) {
+	if given(payload) {
 		encoded, err := encodeValue("payload", payload, j.maxBytes())
 		if err != nil {
 			return err

@@ -75,8 +75,8 @@ func (f *Filter) validate() error {
 		from, before time.Time
 	}{{"Created", f.CreatedFrom, f.CreatedBefore}, {"Finished", f.FinishedFrom, f.FinishedBefore}} {
 		for _, t := range []time.Time{r.from, r.before} {
-			if !t.IsZero() && (t.Year() < 1 || t.Year() > 9999) {
-				return invalid(r.name, t.String(), "must be in the years 1 to 9999")
+			if problem := yearProblem(t); problem != "" {
+				return invalid(r.name, t.String(), problem)
 			}
 		}
 		if !r.from.IsZero() && !r.before.IsZero() && r.before.Before(r.from) {

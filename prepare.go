@@ -159,21 +159,19 @@ func (q *SimpleQueue) ready(r *ready, j *NewJob, index int) error {
 			return invalid(t.field, t.value, problem)
 		}
 	}
+	if problem := priorityProblem(j.Priority); problem != "" {
+		return invalid("Priority", strconv.Itoa(j.Priority), problem)
+	}
+	if field, value, problem := timeProblem(j.RunAt, j.Delay); problem != "" {
+		return invalid(field, value, problem)
+	}
 	switch {
-	case j.Priority < 0 || j.Priority > 9:
-		return invalid("Priority", strconv.Itoa(j.Priority), "must be 0 to 9, 0 runs first")
 	case j.MaxAttempts < 0 || j.MaxAttempts > maxAttempts:
 		return invalid("MaxAttempts", strconv.Itoa(j.MaxAttempts), fmt.Sprintf("must be 1 to %d, or 0 for the default", maxAttempts))
-	case j.Delay < 0 || j.Delay > maxDelay:
-		return invalid("Delay", j.Delay.String(), "must be 0 to 100 years")
-	case j.Delay > 0 && !j.RunAt.IsZero():
-		return invalid("Delay", j.Delay.String(), "and RunAt are both set: set one of them")
 	case j.Hold < 0 || j.Hold > maxHold:
 		return invalid("Hold", j.Hold.String(), "must be 0 to 7 days")
 	case j.Hold > 0 && j.Unique.OnConflict != ConflictSkip:
 		return invalid("Hold", j.Hold.String(), "and Unique.OnConflict are both set: a job that is live is not held anew")
-	case !j.RunAt.IsZero() && (j.RunAt.Year() < 1 || j.RunAt.Year() > 9999):
-		return invalid("RunAt", j.RunAt.String(), "must be in the years 1 to 9999")
 	case j.Timeout < NoTimeout:
 		return invalid("Timeout", j.Timeout.String(), "must be positive, 0 for the default or NoTimeout")
 	case j.UniqueGlobal && !j.hasKey():
@@ -209,10 +207,45 @@ func (q *SimpleQueue) ready(r *ready, j *NewJob, index int) error {
 	return nil
 }
 
+// priorityProblem says what is wrong with a priority, "" for nothing.
+func priorityProblem(p int) string {
+	if p < 0 || p > 9 {
+		return "must be 0 to 9, 0 runs first"
+	}
+	return ""
+}
+
+// timeProblem says what is wrong about when a job is to run.
+func timeProblem(runAt time.Time, delay time.Duration) (field, value, problem string) {
+	switch {
+	case delay < 0 || delay > maxDelay:
+		return "Delay", delay.String(), "must be 0 to 100 years"
+	case delay > 0 && !runAt.IsZero():
+		return "Delay", delay.String(), "and RunAt are both set: set one of them"
+	case yearProblem(runAt) != "":
+		return "RunAt", runAt.String(), yearProblem(runAt)
+	}
+	return "", "", ""
+}
+
+// yearProblem says what is wrong with a time, which may be zero.
+func yearProblem(t time.Time) string {
+	if !t.IsZero() && (t.Year() < 1 || t.Year() > 9999) {
+		return "must be in the years 1 to 9999"
+	}
+	return ""
+}
+
+// given reports whether there is a payload. What another job did not have, as a
+// json.RawMessage, is none.
+func given(payload any) bool {
+	raw, ok := payload.(json.RawMessage)
+	return payload != nil && (!ok || raw != nil)
+}
+
 func (r *ready) encodePayload(limit, index int) error {
 	j := r.job
-	// A payload that another job did not have is none here either.
-	if raw, ok := j.Payload.(json.RawMessage); j.Payload != nil && (!ok || raw != nil) {
+	if given(j.Payload) {
 		text, err := encodeJSON(j.Payload)
 		if err != nil {
 			return &InvalidJobError{Index: index, Field: "Payload", Reason: "does not encode as JSON", Err: err}
