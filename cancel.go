@@ -80,11 +80,7 @@ func (q *SimpleQueue) cancel(ctx context.Context, ids []uuid.UUID, reason string
 			return done, fmt.Errorf("simplequeue: cancel: %w", err)
 		}
 		gated = gated || c.Gated
-		awaited := make([]uuid.UUID, len(c.Awaited))
-		for i, id := range c.Awaited {
-			awaited[i] = id
-		}
-		q.wakes.ended(awaited)
+		q.wakes.ended(c.Awaited)
 		var rest []uuid.UUID
 		for _, id := range open {
 			switch {
@@ -127,18 +123,6 @@ func rawIDs(ids []uuid.UUID) [][16]byte {
 		raw[i] = id
 	}
 	return raw
-}
-
-// waitFor waits, or returns the error of ctx.
-func waitFor(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }
 
 // live returns those of the ids that are live, as one statement sees them.

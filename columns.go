@@ -84,8 +84,8 @@ func (b *batch) row(i int) store.PlainJob {
 	return j
 }
 
-// besideAll is what the plain jobs have beside their rows together.
-func (b *batch) besideAll() *store.NewJobs {
+// laneColumns are the lanes of the jobs.
+func (b *batch) laneColumns() *store.NewJobs {
 	n := &store.NewJobs{}
 	for _, l := range b.lanes {
 		n.LaneQueues, n.LanePriorities = append(n.LaneQueues, l.Queue), append(n.LanePriorities, l.Priority)

@@ -6,7 +6,6 @@ import (
 	"slices"
 	"time"
 
-	cenkalti "github.com/cenkalti/backoff/v4"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/simplequeue/simplequeue/internal/store"
@@ -258,36 +257,4 @@ func (c *claim) outcomeOnly(s State) bool {
 		keep = c.retention().Archive
 	}
 	return keep == KeepNothing
-}
-
-// retry paces the tries of a loop that must not give up: quick at first, every
-// two seconds at the slowest, so that work goes on soon after an outage.
-type retry struct {
-	*cenkalti.ExponentialBackOff
-	count int
-}
-
-func newRetry() *retry {
-	return &retry{ExponentialBackOff: cenkalti.NewExponentialBackOff(
-		cenkalti.WithInitialInterval(50*time.Millisecond),
-		cenkalti.WithMaxInterval(2*time.Second),
-		cenkalti.WithMaxElapsedTime(0),
-	)}
-}
-
-func (r *retry) wait(ctx context.Context) error {
-	r.count++
-	t := time.NewTimer(r.NextBackOff())
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-func (r *retry) reset() {
-	r.count = 0
-	r.Reset()
 }

@@ -409,12 +409,8 @@ func (e *engine) register(ctx context.Context) {
 		if err != nil {
 			every = time.Second
 		}
-		t := time.NewTimer(jittered(every))
-		select {
-		case <-ctx.Done():
-			t.Stop()
+		if waitFor(ctx, jittered(every)) != nil {
 			return
-		case <-t.C:
 		}
 	}
 }

@@ -193,12 +193,8 @@ func (b *beater) run(ctx context.Context) {
 	var refusedSince time.Time // the server has answered, but with errors only
 	wait := b.interval
 	for {
-		t := time.NewTimer(wait)
-		select {
-		case <-ctx.Done():
-			t.Stop()
+		if waitFor(ctx, wait) != nil {
 			return
-		case <-t.C:
 		}
 		started := time.Now()
 		err := b.beat(ctx)

@@ -160,7 +160,7 @@ func (b *batch) copied() bool { return b.plain && len(b.jobs) >= insertCopy }
 func (q *SimpleQueue) putCopied(ctx context.Context, conn *pgx.Conn, b *batch) error {
 	var begin, beside pgx.Batch
 	begin.Queue("BEGIN ISOLATION LEVEL READ COMMITTED")
-	text, args := q.db.InsertBeside(b.besideAll())
+	text, args := q.db.InsertBeside(b.laneColumns())
 	begin.Queue(text, args...)
 	if err := conn.SendBatch(ctx, &begin).Close(); err != nil {
 		return err

@@ -71,12 +71,8 @@ func (q *SimpleQueue) Drain(ctx context.Context, queue, reason string) error {
 			return nil
 		}
 		last = d
-		t := time.NewTimer(jittered(wait))
-		select {
-		case <-ctx.Done():
-			t.Stop()
-			return drainEnded(queue, last, ctx.Err())
-		case <-t.C:
+		if err := waitFor(ctx, jittered(wait)); err != nil {
+			return drainEnded(queue, last, err)
 		}
 	}
 }

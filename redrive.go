@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -78,11 +80,7 @@ func (q *SimpleQueue) Redrive(ctx context.Context, f Filter, how Redrive) (Redri
 	return q.again(ctx, f, how, func(ids []uuid.UUID, done *Redriven) error {
 		r, err := q.db.Redrive(ctx, redriveLimit, rawIDs(ids), budget)
 		if len(r.IDs) > 0 {
-			lanes := make([]store.Lane, 0, len(r.Lanes))
-			for l := range r.Lanes {
-				lanes = append(lanes, l)
-			}
-			q.wakes.jobs(lanes, len(r.IDs))
+			q.wakes.jobs(slices.Collect(maps.Keys(r.Lanes)), len(r.IDs))
 		}
 		if r.Gated {
 			q.wakes.gates()
@@ -223,12 +221,8 @@ func (q *SimpleQueue) again(ctx context.Context, f Filter, how Redrive, do func(
 	}
 	next := time.Now()
 	err = q.ids(ctx, f, size, func(ids []uuid.UUID) error {
-		t := time.NewTimer(time.Until(next))
-		defer t.Stop()
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-t.C:
+		if err := waitFor(ctx, time.Until(next)); err != nil {
+			return err
 		}
 		before := len(done.IDs)
 		if err := do(ids, &done); err != nil {

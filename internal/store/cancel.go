@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 )
 
@@ -59,7 +60,7 @@ type Cancelled struct {
 	Gated bool              // some of these had gates, which may be open now
 	Asked map[[16]byte]bool // running, and asked to stop
 
-	Awaited [][16]byte // of Ended, those that somebody may be waiting for
+	Awaited []uuid.UUID // of Ended, those that somebody may be waiting for
 }
 
 // CancelLocked asks jobs to stop whose rows stay locked, and returns those that
