@@ -107,7 +107,7 @@ func (db *DB) Changed(ctx context.Context, limit time.Duration, s Step) (held bo
 
 // ChangedWithin is Changed in the caller's transaction.
 func (s *Schema) ChangedWithin(ctx context.Context, tx Querier, step Step) (held bool, err error) {
-	rows, err := tx.Query(ctx, s.texts[step.Statement][step.Slot], step.Args...)
+	rows, err := tx.Query(ctx, s.text(step), step.Args...)
 	if err != nil {
 		return false, err
 	}

@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -46,22 +47,16 @@ var jobColumns = []string{
 
 var jobRef = regexp.MustCompile(`\{(?:(\w+)\.)?job\}`)
 
-// Schema fills the name of a schema into statements.
+// Schema fills the name of a schema into statements, each when it is first used:
+// a program that only inserts needs few of them.
 type Schema struct {
 	name  string
-	texts [][]string // by statement, and by slot where there is one for each
+	texts []atomic.Pointer[[]string] // by statement, and by slot where there is one for each
 }
 
 // NewSchema returns the statements for a schema.
 func NewSchema(name string) *Schema {
-	s := &Schema{name: name, texts: make([][]string, len(statements))}
-	for i, text := range statements {
-		s.texts[i] = bySlot(text)
-		for slot, text := range s.texts[i] {
-			s.texts[i][slot] = s.expand(text)
-		}
-	}
-	return s
+	return &Schema{name: name, texts: make([]atomic.Pointer[[]string], len(statements))}
 }
 
 // expand fills in the schema's name last: it may look like a placeholder.
@@ -81,10 +76,20 @@ func (s *Schema) expand(text string) string {
 func (s *Schema) Name() string { return s.name }
 
 // SQL is the text of a statement in this schema.
-func (s *Schema) SQL(st Statement) string { return s.texts[st][0] }
+func (s *Schema) SQL(st Statement) string { return s.SQLs(st)[0] }
 
 // SQLs are the texts of a statement: one, or one for each table of a ring.
-func (s *Schema) SQLs(st Statement) []string { return s.texts[st] }
+func (s *Schema) SQLs(st Statement) []string {
+	if texts := s.texts[st].Load(); texts != nil {
+		return *texts
+	}
+	texts := bySlot(statements[st])
+	for slot, text := range texts {
+		texts[slot] = s.expand(text)
+	}
+	s.texts[st].Store(&texts)
+	return texts
+}
 
 // DB runs statements of one schema on a pool.
 type DB struct {
@@ -150,7 +155,7 @@ func (s *Schema) text(step Step) string {
 	if step.Text != "" {
 		return s.expand(step.Text)
 	}
-	return s.texts[step.Statement][step.Slot]
+	return s.SQLs(step.Statement)[step.Slot]
 }
 
 func readBatch(results pgx.BatchResults, steps []Step) (err error) {
