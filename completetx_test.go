@@ -288,13 +288,13 @@ func holdOpen(t *testing.T, opts simplequeue.Options, kind string) (q *simpleque
 			return err
 		}),
 	}
+	done := make(chan struct{})
 	if kind == "stuck" {
-		done := make(chan struct{})
-		t.Cleanup(func() { close(done) })
 		opts.Handlers[0] = waiter{opts.Handlers[0], done}
 	}
 	q = newQueue(t, pool, opts)
 	stop = start(t, q)
+	t.Cleanup(func() { close(done) })
 	id = insert(t, q, simplequeue.NewJob{Queue: "q", Kind: kind, Payload: "first"})
 	tx = <-begun
 	t.Cleanup(func() { _ = tx.Rollback(context.Background()) })

@@ -198,12 +198,17 @@ func TestRefusedHeartbeatsEndTheHandlers(t *testing.T) {
 	t.Parallel()
 	pool := pgtest.New(t)
 	cause := make(chan error, 10)
+	over := make(chan struct{})
 	q := newQueue(t, pool, briefLeases(handler("refused", func(ctx context.Context, _ *simplequeue.Job) error {
-		<-ctx.Done()
-		cause <- context.Cause(ctx)
+		select {
+		case <-ctx.Done():
+			cause <- context.Cause(ctx)
+		case <-over: // it runs again
+		}
 		return ctx.Err()
 	})))
 	start(t, q)
+	t.Cleanup(func() { close(over) })
 	insert(t, q, simplequeue.NewJob{Queue: "refused"})
 	eventually(t, "a heartbeat is written", func() bool {
 		var n int
