@@ -128,14 +128,7 @@ func (b *batch) lined() bool {
 
 // wake is what to tell workers about the jobs, "" for nothing.
 func (b *batch) wake() string {
-	note := ""
-	if lanes := b.runnable(); len(lanes) > 0 {
-		note = encodeWake(lanes)
-	}
-	if b.lined() {
-		note = strings.TrimPrefix(note+"\n"+noteGate, "\n")
-	}
-	return note
+	return encodeInserted(b.runnable(), b.lined())
 }
 
 // SetFairWeight sets how much more than other keys of a queue a FairnessKey gets:

@@ -4,7 +4,6 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -78,11 +77,7 @@ func (q *SimpleQueue) CommitHeldSQLTx(ctx context.Context, tx *sql.Tx, ids ...uu
 func (q *SimpleQueue) commitWithin(ctx context.Context, tx store.Querier, ids []uuid.UUID) ([]uuid.UUID, error) {
 	done, err := q.letGo(ctx, tx, ids)
 	if err == nil && !q.opts.PollOnly && len(done.ids) > 0 {
-		note := encodeWake(done.lanes)
-		if done.gated {
-			note = strings.TrimPrefix(note+"\n"+noteGate, "\n")
-		}
-		err = q.db.NotifyTx(ctx, tx, q.wakes.channel, note)
+		err = q.db.NotifyTx(ctx, tx, q.wakes.channel, encodeInserted(done.lanes, done.gated))
 	}
 	if err != nil {
 		return nil, fmt.Errorf("simplequeue: commit held jobs: %w", err)

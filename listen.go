@@ -72,6 +72,19 @@ func encodeWake(lanes []store.Lane) string {
 	return b.String()
 }
 
+// encodeInserted tells of jobs that have come to run, or to wait at gates; "" for
+// nothing.
+func encodeInserted(lanes []store.Lane, gated bool) string {
+	text := encodeWake(lanes)
+	switch {
+	case !gated:
+		return text
+	case text == "":
+		return noteGate
+	}
+	return text + "\n" + noteGate
+}
+
 // note is a decoded notification.
 type note struct {
 	lanes  []store.Lane

@@ -2,6 +2,7 @@ package simplequeue
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -174,13 +175,9 @@ func (w *wakeups) take() (message string, done []uuid.UUID, ok bool) {
 		return "", nil, false
 	}
 	done, w.done = w.done, nil
-	lanes := make([]store.Lane, 0, len(w.lanes))
-	for l := range w.lanes {
-		lanes = append(lanes, l)
-	}
 	var parts []string
-	if len(lanes) > 0 {
-		parts = append(parts, encodeWake(lanes))
+	if len(w.lanes) > 0 {
+		parts = append(parts, encodeWake(slices.Collect(maps.Keys(w.lanes))))
 	}
 	if w.cancel {
 		parts = append(parts, noteCancel)
