@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -67,12 +69,11 @@ type WorkerInfo struct {
 func (w *WorkerInfo) serves(queue, kind string) (serves, knows bool) {
 	entry := ""
 	for _, p := range w.Queues {
-		prefix, isPrefix := cutStar(p)
 		if p == queue {
 			entry = p
 			break
 		}
-		if isPrefix && len(prefix) <= len(queue) && queue[:len(prefix)] == prefix && len(p) > len(entry) {
+		if prefix, ok := strings.CutSuffix(p, "*"); ok && strings.HasPrefix(queue, prefix) && len(p) > len(entry) {
 			entry = p
 		}
 	}
@@ -80,22 +81,7 @@ func (w *WorkerInfo) serves(queue, kind string) (serves, knows bool) {
 		return false, false
 	}
 	kinds, only := w.Kinds[entry]
-	if !only {
-		return true, true
-	}
-	for _, k := range kinds {
-		if k == kind {
-			return true, true
-		}
-	}
-	return true, false
-}
-
-func cutStar(pattern string) (prefix string, ok bool) {
-	if n := len(pattern); n > 0 && pattern[n-1] == '*' {
-		return pattern[:n-1], true
-	}
-	return pattern, false
+	return true, !only || slices.Contains(kinds, kind)
 }
 
 // Workers lists the workers that have shown themselves in the last hour, or hold

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -97,14 +98,7 @@ type holdCase struct {
 // that holds jobs back adds its own.
 var holdLooks = []func(*holdCase) []Hold{holdEnded, holdRuns, holdHeld, holdGate, holdWaits, holdPaused, holdWorkers, holdSuspect, holdBehind}
 
-func (c *holdCase) in(states ...State) bool {
-	for _, s := range states {
-		if c.job.State == s {
-			return true
-		}
-	}
-	return false
-}
+func (c *holdCase) in(states ...State) bool { return slices.Contains(states, c.job.State) }
 
 func (c *holdCase) at(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") }
 

@@ -113,7 +113,7 @@ func TestWhyAJobIsNotRunning(t *testing.T) {
 	}
 
 	byHand := put(simplequeue.NewJob{Queue: "hand"})
-	if list, err := q.Claim(t.Context(), "hand", 1, 100*time.Millisecond); err != nil || len(list) != 1 {
+	if list, err := q.Claim(t.Context(), "hand", 1, time.Minute); err != nil || len(list) != 1 {
 		t.Fatal(list, err)
 	}
 	if h := why(byHand, simplequeue.HoldRunning)[0]; !strings.Contains(h.Text, "by hand") {
