@@ -182,6 +182,58 @@ func TestRotationLosesNothing(t *testing.T) {
 	}
 }
 
+// TestRepeatedInsertMeetsARotation: an insert that is repeated by its id waits
+// for the table that is being emptied, and knows its job when that has been put
+// back.
+func TestRepeatedInsertMeetsARotation(t *testing.T) {
+	t.Parallel()
+	pool := pgtest.New(t)
+	ctx := t.Context()
+	q := newQueue(t, pool, simplequeue.Options{})
+	mine, other := insert(t, q, simplequeue.NewJob{Queue: "x"}), insert(t, q, simplequeue.NewJob{Queue: "x"})
+	restart(t, pool, "job_queue", "seq", store.ChunkStart(1))
+	insert(t, q, simplequeue.NewJob{Queue: "y"}) // so that the sequence is there
+
+	rotation, err := pool.Begin(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = rotation.Rollback(context.WithoutCancel(ctx)) }()
+	var emptied string
+	if err := rotation.QueryRow(ctx, "SELECT simplequeue.rotate(5000, 1)").Scan(&emptied); err != nil {
+		t.Fatal(err)
+	}
+	repeated := make(chan error, 2)
+	known := func(duplicate bool, err error) {
+		if err == nil && !duplicate {
+			err = errors.New("inserted again")
+		}
+		repeated <- err
+	}
+	go func() {
+		in, err := q.Insert(ctx, simplequeue.NewJob{Queue: "x", ID: mine})
+		known(in.Duplicate, err)
+	}()
+	go func() {
+		var duplicate bool
+		err := pool.QueryRow(ctx, "SELECT e.duplicate FROM simplequeue.enqueue('x', job_id => $1) AS e", other).Scan(&duplicate)
+		known(duplicate, err)
+	}()
+	eventually(t, "both wait for "+emptied, func() bool {
+		return scalar[int](t, pool, `SELECT count(*) FROM pg_locks AS l JOIN pg_class AS c ON c.oid = l.relation
+			JOIN pg_database AS d ON d.oid = l.database AND d.datname = current_database()
+			WHERE NOT l.granted AND c.relname = $1`, emptied) == 2
+	})
+	if err := rotation.Commit(ctx); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := <-repeated; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 // TestRotationGivesSpaceBackUnderASnapshot: a table whose dead rows vacuum cannot
 // remove is small again, with its living rows in it.
 func TestRotationGivesSpaceBackUnderASnapshot(t *testing.T) {

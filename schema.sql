@@ -22,7 +22,7 @@ BEGIN
 END
 $prepare$;
 INSERT INTO "simplequeue".schema_migration (version, name, checksum)
-VALUES (1, 'initial', '823a21d77b92b7e16bbecf4ae630d92144b2b2cea504f749a79f25013362d95c');
+VALUES (1, 'initial', '3c9d5990446d3efc3384f014ac3d68d6d671b88f98786ca741182811343fdb2e');
 
 -- A table per state; jobs move from table to table and their rows are never
 -- updated in place. The columns that travel with a job are the same, by name,
@@ -344,11 +344,16 @@ BEGIN
 END
 $$;
 
--- Those of the ids that are jobs', in whatever state: one look at all tables, as
--- the calling statement sees them. job_running, which has no index by id, is
--- read once, however many ids there are.
+-- Those of the ids that are jobs', in whatever state: one look at all tables.
+-- job_running, which has no index by id, is read once, however many ids there
+-- are.
+--
+-- VOLATILE, though it changes nothing: so it looks with a snapshot of its own,
+-- taken when it has the locks of the tables. With that of the calling statement
+-- it would miss the jobs of a table that rotate() has emptied meanwhile, whose
+-- lock it waits for here.
 CREATE FUNCTION "simplequeue".jobs_known(ids uuid[])
-RETURNS SETOF uuid LANGUAGE plpgsql STABLE
+RETURNS SETOF uuid LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
 BEGIN
     IF cardinality(ids) = 0 THEN

@@ -318,11 +318,16 @@ BEGIN
 END
 $$;
 
--- Those of the ids that are jobs', in whatever state: one look at all tables, as
--- the calling statement sees them. job_running, which has no index by id, is
--- read once, however many ids there are.
+-- Those of the ids that are jobs', in whatever state: one look at all tables.
+-- job_running, which has no index by id, is read once, however many ids there
+-- are.
+--
+-- VOLATILE, though it changes nothing: so it looks with a snapshot of its own,
+-- taken when it has the locks of the tables. With that of the calling statement
+-- it would miss the jobs of a table that rotate() has emptied meanwhile, whose
+-- lock it waits for here.
 CREATE FUNCTION {schema}.jobs_known(ids uuid[])
-RETURNS SETOF uuid LANGUAGE plpgsql STABLE
+RETURNS SETOF uuid LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
 BEGIN
     IF cardinality(ids) = 0 THEN
