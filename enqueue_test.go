@@ -29,7 +29,7 @@ func enqueueArgs(job simplequeue.NewJob) pgx.NamedArgs {
 		"unique_key": job.UniqueKey, "unique_global": job.UniqueGlobal, "unique_fields": job.Unique.Fields,
 		"on_conflict": []string{"skip", "replace", "debounce"}[job.Unique.OnConflict],
 		"order_key":   job.OrderKey, "fairness_key": job.FairnessKey,
-		"fingerprint": job.Fingerprint, "metadata": job.Metadata, "trace_context": job.TraceContext, "raw": job.Raw,
+		"fingerprint": job.Fingerprint, "metadata": job.Metadata, "trace_context": job.TraceContext, "raw": job.Raw, "awaited": job.Awaited,
 	}
 	keep := func(name string, d time.Duration) {
 		switch d {
@@ -168,6 +168,7 @@ func TestEnqueueStoresWhatInsertStores(t *testing.T) {
 		if some(3) && job.Unique.OnConflict == simplequeue.ConflictSkip {
 			job.Hold = time.Duration(1+r.IntN(100)) * time.Hour
 		}
+		job.Awaited = some(3)
 		var rows []string
 		for _, insert := range []func() (simplequeue.Inserted, error){
 			func() (simplequeue.Inserted, error) { return q.Insert(t.Context(), job) },

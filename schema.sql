@@ -959,7 +959,7 @@ BEGIN
 END
 $prepare$;
 INSERT INTO "simplequeue".schema_migration (version, name, checksum)
-VALUES (5, 'gates', '91a3f51ad42e8db3096a560a2b85c6616c0e4d97fa7347a4856dcba3c9e5ae51');
+VALUES (5, 'gates', 'a2db7645e71dbc437936b9e889b15c3bc1b6f40c69975acbefadc9cea75aba01');
 
 -- Gates: whatever holds jobs back together. A job that has to pass a gate waits
 -- in job_waiting (reason gated) and has a row in job_gated; the admitter lets it
@@ -1378,7 +1378,8 @@ CREATE FUNCTION "simplequeue".enqueue(
     block_dead        boolean     DEFAULT false, -- a dead job keeps its order key closed
     fifo              boolean     DEFAULT false, -- the queue is first in, first out
     fairness_key      text        DEFAULT '',
-    hold              interval    DEFAULT NULL)
+    hold              interval    DEFAULT NULL,
+    awaited           boolean     DEFAULT false) -- somebody is going to wait for its end
 RETURNS TABLE (id uuid, duplicate boolean, replaced boolean)
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off AS $$
@@ -1494,6 +1495,9 @@ BEGIN
     END IF;
     IF fairness_key <> '' THEN
         props := props || jsonb_build_object('fairness_key', fairness_key);
+    END IF;
+    IF awaited THEN
+        props := props || '{"awaited": true}';
     END IF;
     IF hold > interval '0' THEN
         waits := 'held';

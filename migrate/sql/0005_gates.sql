@@ -415,7 +415,8 @@ CREATE FUNCTION {schema}.enqueue(
     block_dead        boolean     DEFAULT false, -- a dead job keeps its order key closed
     fifo              boolean     DEFAULT false, -- the queue is first in, first out
     fairness_key      text        DEFAULT '',
-    hold              interval    DEFAULT NULL)
+    hold              interval    DEFAULT NULL,
+    awaited           boolean     DEFAULT false) -- somebody is going to wait for its end
 RETURNS TABLE (id uuid, duplicate boolean, replaced boolean)
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off AS $$
@@ -531,6 +532,9 @@ BEGIN
     END IF;
     IF fairness_key <> '' THEN
         props := props || jsonb_build_object('fairness_key', fairness_key);
+    END IF;
+    IF awaited THEN
+        props := props || '{"awaited": true}';
     END IF;
     IF hold > interval '0' THEN
         waits := 'held';
