@@ -14,6 +14,52 @@ import (
 	"github.com/simplequeue/simplequeue/internal/pgtest"
 )
 
+// The jobs of a queue go to handlers by their kind.
+func ExampleMux() {
+	mails := simplequeue.NewMux("mails").
+		HandleFunc("welcome", func(_ context.Context, job *simplequeue.Job) error {
+			fmt.Println("welcome,", string(job.Payload))
+			return nil
+		}).
+		Handle("invoice", simplequeue.Typed("mails", func(_ context.Context, _ *simplequeue.Job, number int) error {
+			fmt.Println("invoice", number)
+			return nil
+		}))
+
+	fmt.Println(runExample(mails, simplequeue.NewJob{Queue: "mails", Kind: "welcome", Payload: "ada"}).State)
+	fmt.Println(runExample(mails, simplequeue.NewJob{Queue: "mails", Kind: "invoice", Payload: 17}).State)
+	// Output:
+	// welcome, "ada"
+	// completed
+	// invoice 17
+	// completed
+}
+
+// What a handler logs is kept with its job.
+func ExampleLogger() {
+	var t exampleTB
+	defer t.cleanup()
+	opts := handler("imports", func(ctx context.Context, _ *simplequeue.Job) error {
+		simplequeue.Logger(ctx).Info("imported", "rows", 3)
+		return nil
+	})
+	opts.LogSink = simplequeue.LogTable()
+	q := newQueue(&t, pgtest.New(&t), opts)
+	stop := start(&t, q)
+	ctx := context.Background()
+	job, err := q.InsertAndWait(ctx, simplequeue.NewJob{Queue: "imports"})
+	if err != nil {
+		fmt.Println(err)
+	}
+	if err := stop(); err != nil { // what has not been written yet is written then
+		fmt.Println(err)
+	}
+	for line, err := range q.JobLog(ctx, job.ID) {
+		fmt.Println(line.Attempt, line.Level, line.Message, string(line.Attrs), err)
+	}
+	// Output: 1 INFO imported {"rows": 3} <nil>
+}
+
 // A handler's return value is stored with its job's completion.
 func ExampleTypedResult() {
 	sums := simplequeue.TypedResult("sums", func(_ context.Context, _ *simplequeue.Job, terms []int) (int, error) {
@@ -131,6 +177,7 @@ type exampleTB struct {
 }
 
 func (*exampleTB) Helper()                           {}
+func (*exampleTB) Context() context.Context          { return context.Background() }
 func (*exampleTB) Logf(string, ...any)               {}
 func (*exampleTB) Errorf(format string, args ...any) { panic(fmt.Sprintf(format, args...)) }
 func (*exampleTB) Fatalf(format string, args ...any) { panic(fmt.Sprintf(format, args...)) }

@@ -4,35 +4,101 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/jackc/pgx/v5/stdlib"
 
 	"github.com/simplequeue/simplequeue"
 	"github.com/simplequeue/simplequeue/internal/pgtest"
 )
 
-// exampleTest is as much of a test as a database needs.
-type exampleTest struct {
-	testing.TB
-	cleanups []func()
-}
-
-func (*exampleTest) Helper()                      {}
-func (e *exampleTest) Cleanup(f func())           { e.cleanups = append(e.cleanups, f) }
-func (*exampleTest) Errorf(s string, args ...any) { fmt.Printf(s+"\n", args...) }
-func (*exampleTest) Fatalf(s string, args ...any) { panic(fmt.Sprintf(s, args...)) }
-
 // examplePool is a pool on a fresh, migrated database; done removes both.
 func examplePool() (pool *pgxpool.Pool, done func()) {
-	e := &exampleTest{}
-	pool = pgtest.New(e)
-	return pool, func() {
-		for i := len(e.cleanups) - 1; i >= 0; i-- {
-			e.cleanups[i]()
-		}
+	t := &exampleTB{}
+	return pgtest.New(t), t.cleanup
+}
+
+// A job exists if and only if the rows do that it is about.
+func ExampleSimpleQueue_InsertTx() {
+	pool, done := examplePool()
+	defer done()
+	queue, err := simplequeue.New(pool, simplequeue.Options{})
+	if err != nil {
+		panic(err)
 	}
+	ctx := context.Background()
+	if _, err := pool.Exec(ctx, "CREATE TABLE customer (name text)"); err != nil {
+		panic(err)
+	}
+	signUp := func(name string, last error) {
+		err := pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
+			if _, err := tx.Exec(ctx, "INSERT INTO customer VALUES ($1)", name); err != nil {
+				return err
+			}
+			if _, err := queue.InsertTx(ctx, tx, simplequeue.NewJob{Queue: "mails", Payload: name}); err != nil {
+				return err
+			}
+			return last
+		})
+		counts, _ := queue.Count(ctx, simplequeue.Filter{Queue: "mails"})
+		fmt.Println(err, counts)
+	}
+	signUp("ada", errors.New("rolled back"))
+	signUp("ada", nil)
+	// Output:
+	// rolled back map[]
+	// <nil> map[pending:1]
+}
+
+// The same with database/sql, and any driver.
+func ExampleSimpleQueue_InsertSQLTx() {
+	pool, done := examplePool()
+	defer done()
+	db := stdlib.OpenDBFromPool(pool)
+	defer func() { _ = db.Close() }()
+	queue, err := simplequeue.New(pool, simplequeue.Options{})
+	if err != nil {
+		panic(err)
+	}
+	ctx := context.Background()
+	tx, err := db.BeginTx(ctx, nil)
+	if err != nil {
+		panic(err)
+	}
+	defer func() { _ = tx.Rollback() }()
+	in, err := queue.InsertSQLTx(ctx, tx, simplequeue.NewJob{Queue: "mails"})
+	if err != nil {
+		panic(err)
+	}
+	_, err = queue.Get(ctx, in.ID)
+	fmt.Println("before the commit:", errors.Is(err, simplequeue.ErrNotFound))
+	if err := tx.Commit(); err != nil {
+		panic(err)
+	}
+	job, err := queue.Get(ctx, in.ID)
+	fmt.Println("after it:", job.State, err)
+	// Output:
+	// before the commit: true
+	// after it: pending <nil>
+}
+
+// SQL inserts jobs by a function, from any language.
+func Example_enqueue() {
+	pool, done := examplePool()
+	defer done()
+	for range 2 {
+		var duplicate bool
+		if err := pool.QueryRow(context.Background(), `
+			SELECT duplicate FROM simplequeue.enqueue('mails', '{"to": "ada@example.org"}', unique_key => 'welcome:ada', delay => '10 minutes')`).Scan(&duplicate); err != nil {
+			panic(err)
+		}
+		fmt.Println("duplicate:", duplicate)
+	}
+	// Output:
+	// duplicate: false
+	// duplicate: true
 }
 
 func ExampleTemplate() {
@@ -139,6 +205,60 @@ func ExampleUnique() {
 	// replaced: false, {"Text": "draft", "Document": 7}
 	// replaced: false, {"Text": "other", "Document": 8}
 	// replaced: true, {"Text": "final", "Document": 7}
+}
+
+// One report a day, by the days of Berlin.
+func ExampleUnique_window() {
+	pool, done := examplePool()
+	defer done()
+	queue, err := simplequeue.New(pool, simplequeue.Options{})
+	if err != nil {
+		panic(err)
+	}
+	ctx := context.Background()
+	for _, at := range []string{"2100-05-01T21:00:00Z", "2100-05-01T21:30:00Z", "2100-05-01T22:30:00Z"} {
+		due, err := time.Parse(time.RFC3339, at)
+		if err != nil {
+			panic(err)
+		}
+		in, err := queue.Insert(ctx, simplequeue.NewJob{
+			Queue: "reports", UniqueKey: "report", RunAt: due,
+			Unique: simplequeue.Unique{Window: 24 * time.Hour, Zone: "Europe/Berlin"},
+		})
+		if err != nil {
+			panic(err)
+		}
+		job, err := queue.Get(ctx, in.ID)
+		fmt.Println(job.UniqueKey, in.Duplicate, err)
+	}
+	// Output:
+	// report@2100-05-01 false <nil>
+	// report@2100-05-01 true <nil>
+	// report@2100-05-02 false <nil>
+}
+
+// A job that runs an hour after the last call.
+func ExampleUnique_debounce() {
+	pool, done := examplePool()
+	defer done()
+	queue, err := simplequeue.New(pool, simplequeue.Options{})
+	if err != nil {
+		panic(err)
+	}
+	ctx := context.Background()
+	for range 2 {
+		in, err := queue.Insert(ctx, simplequeue.NewJob{
+			Queue: "index", UniqueKey: "document 7", Delay: time.Hour, Payload: "the first one's",
+			Unique: simplequeue.Unique{OnConflict: simplequeue.ConflictDebounce, MaxDelay: 24 * time.Hour},
+		})
+		fmt.Println("put off:", in.Replaced, err)
+	}
+	counts, err := queue.Count(ctx, simplequeue.Filter{Queue: "index"})
+	fmt.Println(counts, err)
+	// Output:
+	// put off: false <nil>
+	// put off: true <nil>
+	// map[waiting:1] <nil>
 }
 
 func ExampleSimpleQueue_SetQueueLimit() {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"testing"
 	"time"
 
 	"github.com/google/uuid"
@@ -13,25 +12,10 @@ import (
 	"github.com/simplequeue/simplequeue/internal/pgtest"
 )
 
-// operatorTB lends the helpers of the tests to examples.
-type operatorTB struct {
-	testing.TB
-	cleanups []func()
-}
-
-func (*operatorTB) Helper()                           {}
-func (t *operatorTB) Cleanup(f func())                { t.cleanups = append(t.cleanups, f) }
-func (*operatorTB) Errorf(format string, args ...any) { panic(fmt.Sprintf(format, args...)) }
-func (*operatorTB) Fatalf(format string, args ...any) { panic(fmt.Sprintf(format, args...)) }
-
 // exampleQueue is a queue on a database of its own.
 func exampleQueue() (q *simplequeue.SimpleQueue, closing func()) {
-	t := &operatorTB{}
-	return newQueue(t, pgtest.New(t), simplequeue.Options{}), func() {
-		for i := len(t.cleanups) - 1; i >= 0; i-- {
-			t.cleanups[i]()
-		}
-	}
+	t := &exampleTB{}
+	return newQueue(t, pgtest.New(t), simplequeue.Options{}), t.cleanup
 }
 
 func ExampleSimpleQueue_Page() {
@@ -155,4 +139,141 @@ func ExampleSimpleQueue_Redrive() {
 	// cancelled <nil>
 	// 1 0 <nil>
 	// pending 1 <nil>
+}
+
+func ExampleSimpleQueue_Count() {
+	ctx := context.Background()
+	q, closing := exampleQueue()
+	defer closing()
+	if _, err := q.InsertMany(ctx, []simplequeue.NewJob{
+		{Queue: "mails", Fingerprint: "ada"}, {Queue: "mails", Fingerprint: "ada", Delay: time.Hour}, {Queue: "mails"},
+	}); err != nil {
+		fmt.Println(err)
+		return
+	}
+	counts, err := q.Count(ctx, simplequeue.Filter{Queue: "mails"})
+	fmt.Println(counts, err)
+	list, err := q.List(ctx, simplequeue.Filter{Fingerprint: "ada"})
+	for _, job := range list {
+		fmt.Printf("%s %q\n", job.State, job.Reason)
+	}
+	fmt.Println(err)
+	// Output:
+	// map[pending:2 waiting:1] <nil>
+	// pending ""
+	// waiting "scheduled"
+	// <nil>
+}
+
+func ExampleSimpleQueue_Pause() {
+	ctx := context.Background()
+	q, closing := exampleQueue()
+	defer closing()
+	if _, err := q.Insert(ctx, simplequeue.NewJob{Queue: "mails"}); err != nil {
+		fmt.Println(err)
+		return
+	}
+	// Drain is Pause that waits for the jobs that run.
+	if err := q.Drain(ctx, "mails", "the mail server moves"); err != nil {
+		fmt.Println(err)
+		return
+	}
+	claimed := func() {
+		leases, err := q.Claim(ctx, "mails", 10, time.Minute)
+		fmt.Println(len(leases), "claimed", err)
+	}
+	claimed()
+	queues, err := q.Queues(ctx)
+	fmt.Println(queues[0].Name, queues[0].Paused, queues[0].PauseReason, err)
+	if err := q.Resume(ctx, "mails"); err != nil {
+		fmt.Println(err)
+	}
+	claimed()
+	// Output:
+	// 0 claimed <nil>
+	// mails true the mail server moves <nil>
+	// 1 claimed <nil>
+}
+
+// The handler is told why its context has ended.
+func ExampleSimpleQueue_CancelAndWait() {
+	var t exampleTB
+	defer t.cleanup()
+	ctx, running := context.Background(), make(chan struct{})
+	q := newQueue(&t, pgtest.New(&t), handler("videos", func(ctx context.Context, _ *simplequeue.Job) error {
+		close(running)
+		<-ctx.Done()
+		fmt.Println(context.Cause(ctx))
+		return ctx.Err()
+	}))
+	start(&t, q)
+	job, err := q.Insert(ctx, simplequeue.NewJob{Queue: "videos"})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	<-running
+	state, err := q.CancelAndWait(ctx, job.ID, "uploaded by mistake")
+	fmt.Println(state, err)
+	// Output:
+	// simplequeue: job cancelled: uploaded by mistake
+	// cancelled <nil>
+}
+
+// A completed job is run again as a copy, and deleted.
+func ExampleSimpleQueue_Replay() {
+	var t exampleTB
+	defer t.cleanup()
+	q := newQueue(&t, pgtest.New(&t), simplequeue.Options{Handlers: []simplequeue.Handler{
+		simplequeue.Typed("mails", func(_ context.Context, _ *simplequeue.Job, mail string) error {
+			fmt.Println("sending", mail)
+			return nil
+		}),
+	}})
+	start(&t, q)
+	ctx := context.Background()
+	job, err := q.InsertAndWait(ctx, simplequeue.NewJob{Queue: "mails", Payload: "newsletter"})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	done, err := q.Replay(ctx, simplequeue.Filter{IDs: []uuid.UUID{job.ID}}, simplequeue.Redrive{Rate: 100})
+	if err != nil || len(done.IDs) != 1 {
+		fmt.Println(done, err)
+		return
+	}
+	copied, err := q.Wait(ctx, done.IDs[0])
+	fmt.Println(copied.State, copied.ReplayOf == job.ID, err)
+	n, err := q.Purge(ctx, simplequeue.Filter{IDs: []uuid.UUID{job.ID}})
+	fmt.Println(n, "purged", err)
+	// Output:
+	// sending newsletter
+	// sending newsletter
+	// completed true <nil>
+	// 1 purged <nil>
+}
+
+// Nothing is kept of a job that completes, and a year of one that does not.
+func ExampleRetention() {
+	ctx := context.Background()
+	q, closing := exampleQueue()
+	defer closing()
+	job, err := q.Insert(ctx, simplequeue.NewJob{Queue: "mails", Retention: simplequeue.Retention{
+		Archive: simplequeue.KeepNothing, DeadLetter: 365 * 24 * time.Hour,
+	}})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	leases, err := q.Claim(ctx, "mails", 1, time.Minute)
+	if err != nil || len(leases) != 1 {
+		fmt.Println(leases, err)
+		return
+	}
+	fmt.Println(leases[0].Settle(ctx, nil))
+	_, err = q.Get(ctx, job.ID)
+	fmt.Println(errors.Is(err, simplequeue.ErrNotFound))
+	// Output:
+	// <nil>
+	// true
 }

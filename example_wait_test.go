@@ -47,3 +47,32 @@ func ExampleSimpleQueue_InsertAndWait() {
 	// 7 <nil>
 	// unprocessable because of a division by zero
 }
+
+// Jobs that are inserted together are waited for one after the other, here or in
+// another process.
+func ExampleSimpleQueue_Wait() {
+	var t exampleTB
+	defer t.cleanup()
+	q := newQueue(&t, pgtest.New(&t), simplequeue.Options{Handlers: []simplequeue.Handler{
+		simplequeue.TypedResult("squares", func(_ context.Context, _ *simplequeue.Job, n int) (int, error) { return n * n, nil }),
+	}})
+	start(&t, q)
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	inserted, err := q.InsertMany(ctx, []simplequeue.NewJob{
+		{Queue: "squares", Payload: 3, Awaited: true}, {Queue: "squares", Payload: 4, Awaited: true},
+	})
+	if err != nil {
+		fmt.Println(err)
+	}
+	for _, in := range inserted {
+		job, err := q.Wait(ctx, in.ID)
+		if err != nil {
+			fmt.Println(err)
+		}
+		fmt.Println(simplequeue.ResultOf[int](job))
+	}
+	// Output:
+	// 9 <nil>
+	// 16 <nil>
+}
