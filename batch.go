@@ -151,6 +151,9 @@ func (b *batcher) most(job *Job) int {
 	if job.run == nil {
 		return b.size
 	}
+	if job.run.claim.route.single {
+		return 1
+	}
 	permits, _ := job.run.claim.route.permits.state()
 	return min(b.size, permits, job.run.queue.opts.GlobalPermits)
 }

@@ -306,7 +306,7 @@ func (w *inliner) run(c *claim) (o outcomeOf, handed bool, err error) {
 // observed is a route whose handler and permit tell what they return.
 func (w *inliner) observed(r *queueRoute) *queueRoute {
 	o := &queueRoute{
-		name: r.name, kinds: r.kinds, permits: r.permits, window: r.window, backoff: r.backoff, timeout: r.timeout, retention: r.retention,
+		name: r.name, kinds: r.kinds, permits: r.permits, window: r.window, backoff: r.backoff, timeout: r.timeout, retention: r.retention, single: true,
 	}
 	o.handler = HandlerFunc(r.name, func(ctx context.Context, job *Job) error {
 		w.err = r.handler.Process(ctx, job)

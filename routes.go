@@ -49,6 +49,7 @@ type queueRoute struct {
 	retention Retention
 	weight    int           // its share of the global permits, beside those of the others
 	aging     time.Duration // 0 for none
+	single    bool          // its jobs run one at a time, so that a batch waits for no other
 }
 
 func newRoutes(opts *Options) (_ *routes, err error) {

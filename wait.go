@@ -3,6 +3,7 @@ package simplequeue
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/google/uuid"
@@ -31,7 +32,7 @@ func (q *SimpleQueue) InsertAndWait(ctx context.Context, job NewJob) (JobInfo, e
 	if in.Spooled {
 		return JobInfo{Job: Job{ID: in.ID}}, fmt.Errorf("%w: %v", ErrSpooled, in.ID)
 	}
-	return q.waits.await(ctx, in.ID, waitUntil{end: true, tells: !in.Duplicate})
+	return q.await(ctx, in.ID, waitUntil{end: true, tells: !in.Duplicate})
 }
 
 // Wait waits until a job has ended, wherever it runs, or ctx ends. It returns the
@@ -49,7 +50,7 @@ func (q *SimpleQueue) InsertAndWait(ctx context.Context, job NewJob) (JobInfo, e
 // jobs, and with Options.PollOnly, the calls share looks at the database, every
 // few milliseconds at first and four times a second later.
 func (q *SimpleQueue) Wait(ctx context.Context, id uuid.UUID) (JobInfo, error) {
-	return q.waits.await(ctx, id, waitUntil{end: true})
+	return q.await(ctx, id, waitUntil{end: true})
 }
 
 // WaitAttempt is Wait for the end of the job's first attempt, whatever comes of
@@ -59,7 +60,7 @@ func (q *SimpleQueue) Wait(ctx context.Context, id uuid.UUID) (JobInfo, error) {
 // ends no wait. The error is nil as long as the job lives, and that of Wait when
 // it has ended.
 func (q *SimpleQueue) WaitAttempt(ctx context.Context, id uuid.UUID) (JobInfo, error) {
-	return q.waits.await(ctx, id, waitUntil{})
+	return q.await(ctx, id, waitUntil{})
 }
 
 // CancelAndWait is [SimpleQueue.Cancel], and then waits until the job has ended,
@@ -76,7 +77,7 @@ func (q *SimpleQueue) CancelAndWait(ctx context.Context, id uuid.UUID, reason st
 	if err != nil || state.Terminal() {
 		return state, err
 	}
-	info, err := q.waits.await(ctx, id, waitUntil{end: true})
+	info, err := q.await(ctx, id, waitUntil{end: true})
 	switch {
 	case info.State != "":
 		return info.State, nil // it need not have completed
@@ -84,6 +85,26 @@ func (q *SimpleQueue) CancelAndWait(ctx context.Context, id uuid.UUID, reason st
 		return state, err
 	}
 	return "", err
+}
+
+// errWaitWithin: the calls of a queue inside a transaction are for one goroutine,
+// so nobody can run the job while it is waited for.
+var errWaitWithin = errors.New("simplequeue: inside a transaction nobody runs a job while it is waited for: call simplequeuetest.Work first")
+
+// await waits for a job. Inside a transaction it looks once.
+func (q *SimpleQueue) await(ctx context.Context, id uuid.UUID, what waitUntil) (JobInfo, error) {
+	if q.db.Within == nil {
+		return q.waits.await(ctx, id, what)
+	}
+	found, err := q.waits.look(ctx, [][16]byte{id})
+	row := found[id]
+	if err == nil && row != nil && !what.over(row) {
+		err = errWaitWithin
+	}
+	if err != nil {
+		return JobInfo{Job: Job{ID: id}}, fmt.Errorf("simplequeue: wait for job %v: %w", id, err)
+	}
+	return infoOfWait(id, row)
 }
 
 // waitUntil is what a call waits for.

@@ -27,7 +27,7 @@ import (
 // that far from its time, to the second. Delay and RunAt match also where a job
 // waits for something else first: at a gate, or held. All else has to be equal. A
 // priority of 0, and what a job does not show, such as how its key was derived or
-// its Hold, cannot be asked for: look at the jobs that are returned. The Reason of
+// its Hold or Awaited, cannot be asked for: look at the jobs that are returned. The Reason of
 // a held one is "held".
 func Inserted(t testing.TB, q *simplequeue.SimpleQueue, n int, like simplequeue.NewJob) []simplequeue.JobInfo {
 	t.Helper()

@@ -26,7 +26,9 @@ const maxAttempts = 10_000
 // In returns a queue like q whose every call happens inside tx: it inserts, runs
 // and shows jobs that nobody else sees, and that are gone when tx is rolled back.
 // Its methods without a transaction are as if they had one of their own, a
-// savepoint. It wakes nobody, and cannot Run.
+// savepoint. It wakes nobody, and cannot Run. Since nobody runs a job meanwhile,
+// Wait and its like return at once: the outcome of a job that has ended, an error
+// for any other. InsertAndWait has then inserted the job.
 //
 // A handler sees that queue by [simplequeue.FromContext]; one that has kept q,
 // or the pool, works outside of tx. [simplequeue.Job.CompleteTx] and its like take
@@ -45,7 +47,8 @@ func In(tx pgx.Tx, q *simplequeue.SimpleQueue) *simplequeue.SimpleQueue {
 // Jobs run one at a time, queue by queue in the order of their names, in a queue
 // in its order; those of an order key in theirs, and fairness keys take turns as
 // coarsely as in production, where 200 jobs are let in at once. Held jobs do not
-// run, and are gone when their hold is over.
+// run, and are gone when their hold is over. To a [simplequeue.Batch] each job comes
+// alone, at once.
 //
 // Jobs run as they would in production: by the handlers of q, in its middleware,
 // with permits, timeouts, backoff and retention; their outcomes are

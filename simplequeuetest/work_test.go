@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/simplequeue/simplequeue"
@@ -71,6 +73,87 @@ func TestInATransaction(t *testing.T) {
 	}
 	if c := counts(t, q); len(c) != 0 {
 		t.Errorf("after the rollback: %v", c)
+	}
+}
+
+// Inside a transaction what has ended can be waited for, its result too, also
+// where nothing is kept. Nobody runs the rest meanwhile, and a wait says so at once.
+func TestWaitInATransaction(t *testing.T) {
+	t.Parallel()
+	pool := pgtest.New(t)
+	opts := handlers(simplequeue.TypedResult("sums", func(ctx context.Context, job *simplequeue.Job, n []int) (int, error) {
+		if len(n) == 0 {
+			_, err := simplequeue.FromContext(ctx).InsertAndWait(ctx, simplequeue.NewJob{Queue: "sums", Payload: []int{1, 2}})
+			return 0, err
+		}
+		return n[0] + n[1], nil
+	}))
+	opts.Retention.Archive = simplequeue.KeepNothing
+	q := newQueue(t, pool, opts)
+	in := simplequeuetest.In(begin(t, pool), q)
+	ctx := t.Context()
+	r, err := in.Insert(ctx, simplequeue.NewJob{Queue: "sums", Payload: []int{3, 4}, Awaited: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, wait := range map[string]func() (simplequeue.JobInfo, error){
+		"Wait":        func() (simplequeue.JobInfo, error) { return in.Wait(ctx, r.ID) },
+		"WaitAttempt": func() (simplequeue.JobInfo, error) { return in.WaitAttempt(ctx, r.ID) },
+		"InsertAndWait": func() (simplequeue.JobInfo, error) {
+			return in.InsertAndWait(ctx, simplequeue.NewJob{Queue: "sums", Payload: []int{5, 6}})
+		},
+	} {
+		if info, err := wait(); err == nil || !strings.Contains(err.Error(), "simplequeuetest.Work") || info.ID == uuid.Nil {
+			t.Errorf("%s of a job that has not run: %v, %v", name, info.ID, err)
+		}
+	}
+	if n := len(simplequeuetest.Work(t, in)); n != 2 {
+		t.Errorf("%d attempts, want 2", n)
+	}
+	info, err := in.Wait(ctx, r.ID)
+	if sum, e := simplequeue.ResultOf[int](info); err != nil || e != nil || sum != 7 {
+		t.Errorf("Wait: %d, %v, %v", sum, err, e)
+	}
+	if _, err := in.WaitAttempt(ctx, r.ID); err != nil {
+		t.Errorf("WaitAttempt: %v", err)
+	}
+	if _, err := in.Wait(ctx, uuid.New()); !errors.Is(err, simplequeue.ErrNotFound) {
+		t.Errorf("Wait for no job: %v", err)
+	}
+	insert(t, in, simplequeue.NewJob{Queue: "sums", Payload: []int{}})
+	if o := simplequeuetest.WorkOne(t, in); o.Err == nil || !strings.Contains(o.Err.Error(), "simplequeuetest.Work") {
+		t.Errorf("a handler that waits for a job: %v", o.Err)
+	}
+}
+
+// Jobs of a batch come alone, and wait for no other.
+func TestBatchInWork(t *testing.T) {
+	t.Parallel()
+	const wait = time.Hour
+	batch := simplequeue.Batch("rows", 100, wait, func(_ context.Context, jobs []*simplequeue.Job) error {
+		if len(jobs) != 1 {
+			return simplequeue.Critical(fmt.Errorf("%d jobs", len(jobs)))
+		}
+		if jobs[0].Kind == "bad" {
+			return simplequeue.BatchErrors{simplequeue.Unprocessable(nil)}
+		}
+		return jobs[0].SetResult(jobs[0].Kind)
+	})
+	job := func(kind string) simplequeue.NewJob {
+		return simplequeue.NewJob{Queue: "rows", Kind: kind, Timeout: 20 * time.Second}
+	}
+	pool := pgtest.New(t)
+	q := simplequeuetest.In(begin(t, pool), newQueue(t, pool, handlers(batch)))
+	insert(t, q, job("good"), job("bad"), job("good"))
+	var states []simplequeue.State
+	for _, o := range simplequeuetest.Work(t, q) {
+		states = append(states, o.State)
+	}
+	if want := []simplequeue.State{simplequeue.StateCompleted, simplequeue.StateUnprocessable, simplequeue.StateCompleted}; !slices.Equal(states, want) {
+		t.Errorf("%v, want %v", states, want)
+	}
+	if o := simplequeuetest.Process(t, batch, job("good")); o.State != simplequeue.StateCompleted || string(o.Result) != `"good"` {
+		t.Errorf("Process: %s, %s, %v", o.State, o.Result, o.Err)
 	}
 }
 
