@@ -21,7 +21,8 @@ type InsertFunc func(ctx context.Context, jobs []NewJob) ([]Inserted, error)
 // Payload; refuse them with an error, which the caller gets as it is; and look
 // at the results, which inside a caller's transaction are not committed yet. It
 // passes on the context it was given, or one made from that. Jobs inserted by
-// simplequeue.enqueue in SQL do not pass through it.
+// simplequeue.enqueue in SQL, and the copies of a [SimpleQueue.Replay], do not pass
+// through it.
 type InsertMiddleware = func(next InsertFunc) InsertFunc
 
 // insertTarget finds, in the context of an insert with middleware, where its

@@ -110,7 +110,8 @@ func (r *Redriven) conflict(id, holder uuid.UUID) {
 // its errors nor its result. The archive is not changed: that the job with the
 // old id has completed, and when, stays true, for whoever asks for its result
 // too. A copy with an order or fairness key lines up behind those that are live.
-// A job whose unique key a live job holds is not copied.
+// A job whose unique key a live job holds is not copied. Copies do not pass
+// [InsertMiddleware]: what that made of the job is in the archive.
 //
 // A replay that is called again copies again. Filters, rate, batches and errors
 // are those of [SimpleQueue.Redrive].

@@ -337,6 +337,29 @@ func TestReplayCopiesCompletedJobs(t *testing.T) {
 	}
 }
 
+// A replay inserts what the middleware has made of the job when it was inserted,
+// and does not pass through it again.
+func TestReplayDoesNotPassInsertMiddleware(t *testing.T) {
+	t.Parallel()
+	calls := 0
+	opts := handler("a", nothing)
+	opts.InsertMiddleware = []simplequeue.InsertMiddleware{insertBy(func(job *simplequeue.NewJob) {
+		calls++
+		job.Payload = "sealed " + job.Payload.(string)
+	})}
+	q := newQueue(t, pgtest.New(t), opts)
+	start(t, q)
+	id := insert(t, q, simplequeue.NewJob{Queue: "a", Payload: "letter"})
+	awaitState(t, q, id, simplequeue.StateCompleted)
+	r, err := q.Replay(t.Context(), simplequeue.Filter{IDs: []uuid.UUID{id}}, simplequeue.Redrive{})
+	if err != nil || len(r.IDs) != 1 {
+		t.Fatalf("Replay: %+v, %v", r, err)
+	}
+	if got := get(t, q, r.IDs[0]); string(got.Payload) != `"sealed letter"` || calls != 1 {
+		t.Errorf("the copy has %s, and middleware was called %d times, want once", got.Payload, calls)
+	}
+}
+
 // A queue's limit is for inserts: what an operator redrives or changes goes in
 // beside it, also into a priority that the queue has not had.
 func TestRedriveIntoABoundedQueue(t *testing.T) {
