@@ -234,3 +234,42 @@ func TestCancelOfAJobClaimedByHand(t *testing.T) {
 		}
 	}
 }
+
+// A hundred claimers at once, each on a connection of its own, take what they ask
+// for beside each other: nobody waits for another, nobody walks over the rows of
+// the others and comes back with less, and no job is taken twice.
+func TestAHundredClaimersAtOnce(t *testing.T) {
+	t.Parallel()
+	const claimers, each, rounds = 100, 20, 3
+	server := pgtest.OwnServer(t, nil)
+	pgtest.Migrated(t, server.URL())
+	pool := pgtest.Pool(t, server.URL(), claimers)
+	q := newQueue(t, pool, simplequeue.Options{})
+	if _, err := q.InsertMany(t.Context(), repeat(claimers*each*rounds, simplequeue.NewJob{Queue: "a"})); err != nil {
+		t.Fatal(err)
+	}
+	var (
+		mu   sync.Mutex
+		jobs = map[uuid.UUID]bool{}
+	)
+	for range rounds {
+		var wg sync.WaitGroup
+		for range claimers {
+			wg.Go(func() {
+				list, err := q.Claim(t.Context(), "a", each, time.Hour)
+				if err != nil || len(list) != each {
+					t.Errorf("claimed %d jobs, %v, want %d", len(list), err, each)
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				for _, l := range list {
+					jobs[l.Job.ID] = true
+				}
+			})
+		}
+		wg.Wait()
+	}
+	if len(jobs) != claimers*each*rounds {
+		t.Errorf("%d jobs are claimed, want %d", len(jobs), claimers*each*rounds)
+	}
+}
