@@ -185,16 +185,16 @@ func (q *SimpleQueue) copies(rows []store.Archived, how Redrive) (*batch, error)
 }
 
 // replayProps are the properties of an archived job for its copy. What a newer
-// program has put there goes along.
+// program has put there goes along, to the last digit of its numbers.
 func replayProps(a *store.Archived) (*string, error) {
-	p := map[string]any{}
+	p := map[string]json.RawMessage{}
 	if a.Props != nil {
 		if err := json.Unmarshal(a.Props, &p); err != nil {
 			return nil, fmt.Errorf("simplequeue: properties of job %v: %w", uuid.UUID(a.ID), err)
 		}
 	}
 	delete(p, "redrives")
-	p["replay_of"] = uuid.UUID(a.ID).String()
+	p["replay_of"] = json.RawMessage(`"` + uuid.UUID(a.ID).String() + `"`)
 	text, err := json.Marshal(p)
 	if err != nil {
 		return nil, fmt.Errorf("simplequeue: properties of job %v: %w", uuid.UUID(a.ID), err)

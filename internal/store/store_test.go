@@ -85,6 +85,34 @@ func TestStatementsNameWhatTheyMove(t *testing.T) {
 	}
 }
 
+var entersTable = regexp.MustCompile(`INSERT INTO "s"\.(job_(?:queue|waiting|running|finished|queue_archive|queue_dlq|outcome)(?:_\d)?)\s*\(([^)]*)\)`)
+
+// Whatever moves a job from table to table takes its properties and its error
+// history along, as they are: a newer program may have put into them what this
+// one knows nothing of.
+func TestEveryMoveTakesPropertiesAlong(t *testing.T) {
+	t.Parallel()
+	schema, moves := store.NewSchema("s"), 0
+	for _, st := range store.All() {
+		for _, text := range schema.SQLs(st) {
+			if !strings.Contains(text, "DELETE FROM") {
+				continue // a new job
+			}
+			for _, into := range entersTable.FindAllStringSubmatch(text, -1) {
+				moves++
+				for _, column := range []string{"errors", "props"} {
+					if !regexp.MustCompile(`\b` + column + `\b`).MatchString(into[2]) {
+						t.Errorf("a job enters %s without %s in:\n%s", into[1], column, text)
+					}
+				}
+			}
+		}
+	}
+	if moves < 50 {
+		t.Errorf("only %d moves were found", moves)
+	}
+}
+
 // What an error says about the statement decides whether it is tried again.
 func TestWhatAnErrorSays(t *testing.T) {
 	t.Parallel()
