@@ -25,7 +25,7 @@ var rateCharts = []struct {
 	{"throughput", "Jobs from end to end", []string{"drain", "backlog", "steady"}},
 	{"processes", "Steady work, the same permits in more processes", []string{"processes-1", "processes-2", "processes-4", "processes-8"}},
 	{"conditions", "Steady work under harder conditions", []string{
-		"steady", "fail", "scheduled", "history", "queues", "priorities", "readers", "pinned-plain", "pinned", "dump",
+		"steady", "fail", "scheduled", "history", "queues", "priorities", "ordered", "unique", "readers", "pinned-plain", "pinned", "dump",
 	}},
 }
 

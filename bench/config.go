@@ -18,6 +18,7 @@ type config struct {
 	seconds, rate                 float64
 	backlog, scheduled, history   int
 	queues, longJobs              int
+	orderKeys, uniqueKeys         int
 	backlogSeconds, pinnedSeconds float64
 	recoverSeconds, longSeconds   float64
 	statements                    bool
@@ -51,6 +52,8 @@ func parse() (config, error) {
 	flag.IntVar(&c.queues, "queues", 1000, "queues: queues that are served, a tenth of them busy")
 	flag.IntVar(&c.longJobs, "long-jobs", 500, "long: jobs that run at once")
 	flag.Float64Var(&c.longSeconds, "long-seconds", 60, "long: how long each runs")
+	flag.IntVar(&c.orderKeys, "order-keys", 100_000, "ordered: order keys")
+	flag.IntVar(&c.uniqueKeys, "unique-keys", 100_000, "unique: keys that are held all the time")
 	flag.StringVar(&c.url, "url", "", "a server to use; superuser. Default: one of our own")
 	flag.StringVar(&c.json, "json", "", "file to append the results to, a line a run")
 	flag.StringVar(&c.from, "from", "", "file of results to make tables and charts of, without running anything")
@@ -92,6 +95,7 @@ func (c *config) complete() error {
 	for name, n := range map[string]int{
 		"repeats": c.repeats, "jobs": c.jobs, "call": c.call, "batch": c.batch, "ahead": c.ahead, "backlog": c.backlog,
 		"scheduled": c.scheduled, "history": c.history, "queues": c.queues, "long-jobs": c.longJobs,
+		"order-keys": c.orderKeys, "unique-keys": c.uniqueKeys,
 	} {
 		if n < 1 {
 			return fmt.Errorf("-%s must be at least 1, not %d", name, n)

@@ -34,6 +34,14 @@ type txInserter interface {
 	InsertTx(ctx context.Context, tx pgx.Tx, job Job) error
 }
 
+// keyInserter is a contestant with the feature keys.
+type keyInserter interface {
+	// InsertKeyed commits jobs with different keys in one call, the fastest way
+	// there is to refuse those whose keys are held by other live jobs. It
+	// reports of each job whether it was inserted.
+	InsertKeyed(ctx context.Context, jobs []Job) (inserted []bool, err error)
+}
+
 // historian is a contestant with the feature history.
 type historian interface {
 	// FillHistory adds n finished jobs.
@@ -80,6 +88,8 @@ const (
 	history      feature = "finished jobs kept"
 	processes    feature = "several processes"
 	leases       feature = "jobs that run for long"
+	order        feature = "jobs in order"
+	fairness     feature = "fair shares"
 )
 
 // Setup is what a scenario asks of a contestant. It is handed to worker
@@ -102,10 +112,15 @@ func (s Setup) share(total int) int { return max(1, total/max(1, s.Processes)) }
 type Job struct {
 	Payload  Payload
 	Queue    string
-	Priority int // 0 to 9
-	Key      string
+	Priority int    // 0 to 9
+	Key      string // unique key
+	OrderKey string
+	FairKey  string
 	Delay    time.Duration
 }
+
+// setKey gives the job a unique key. Some contestants make theirs of the payload.
+func (j *Job) setKey(key string) { j.Key, j.Payload.Key = key, key }
 
 const benchQueue = "bench"
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -10,12 +11,16 @@ import (
 
 // ledger knows every job of a run, and checks that each that was inserted ran
 // exactly once: attempt after attempt, as often as the scenario lets it fail,
-// and not again after it has succeeded.
+// and not again after it has succeeded. Where jobs have keys it also checks what
+// those promise.
 type ledger struct {
-	fail int // percent of attempts
+	fail      int            // percent of attempts
+	orderKey  func(int) int  // of a job; nil where there are none
+	duplicate func(int) bool // whether the insert of a job has to be refused; nil where none has
 
 	mu    sync.Mutex
-	next  int // the first number that has not been given out
+	next  int    // the first number that has not been given out
+	calls []call // noted where there are order keys
 	pages [1 << 14]atomic.Pointer[page]
 
 	committed, done, attempts atomic.Int64
@@ -33,7 +38,7 @@ type entry struct {
 	attempt   atomic.Int32 // the last one, negative once one has succeeded
 }
 
-// take gives out n numbers and returns the first.
+// take gives out n numbers for one call of an insert and returns the first.
 func (l *ledger) take(n int) (first int, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -42,6 +47,9 @@ func (l *ledger) take(n int) (first int, err error) {
 		return 0, fmt.Errorf("a run has at most %d jobs", len(l.pages)*pageSize)
 	}
 	l.next += n
+	if l.orderKey != nil {
+		l.calls = append(l.calls, call{first, time.Now().UnixNano()})
+	}
 	for p := first / pageSize; p <= (l.next-1)/pageSize; p++ {
 		if l.pages[p].Load() == nil {
 			l.pages[p].Store(new(page))
@@ -109,10 +117,15 @@ func (l *ledger) note(a attempt) {
 // fails reports whether an attempt is one of those that are to fail. Worker
 // processes and the ledger agree about it without talking.
 func fails(n, attempt, percent int) bool {
-	x := uint64(n)*0x9e3779b97f4a7c15 + uint64(attempt)*0xbf58476d1ce4e5b9
+	return scatter(n, attempt, 100) < percent && attempt < maxTries
+}
+
+// scatter returns a number below most: any, and always the same for n and salt.
+func scatter(n, salt, most int) int {
+	x := uint64(n)*0x9e3779b97f4a7c15 + uint64(salt)*0xbf58476d1ce4e5b9
 	x ^= x >> 31
 	x *= 0x94d049bb133111eb
-	return int((x>>33)%100) < percent && attempt < maxTries
+	return int((x >> 33) % uint64(most))
 }
 
 // ahead is the number of jobs that are in the queue and have not run.
@@ -148,6 +161,7 @@ func (l *ledger) latencies(jobs []int, from, to time.Time) []time.Duration {
 
 // check is for when all is over. atLeastOnce forgives repeats.
 func (l *ledger) check(atLeastOnce bool) error {
+	var all []error
 	lost, unknown := 0, int(l.unknown.Load())
 	for n := range l.next {
 		e := l.entry(n)
@@ -164,8 +178,8 @@ func (l *ledger) check(atLeastOnce bool) error {
 		repeats = 0
 	}
 	if lost+unknown > 0 || repeats+damaged > 0 {
-		return fmt.Errorf("not exactly once: of %d jobs %d did not succeed, %d attempts were repeats, %d were of no job, %d had a damaged payload",
-			l.committed.Load(), lost, repeats, unknown, damaged)
+		all = append(all, fmt.Errorf("not exactly once: of %d jobs %d did not succeed, %d attempts were repeats, %d were of no job, %d had a damaged payload",
+			l.committed.Load(), lost, repeats, unknown, damaged))
 	}
-	return nil
+	return errors.Join(append(all, l.checkOrder(), l.checkUnique())...)
 }

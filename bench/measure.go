@@ -152,6 +152,8 @@ func (t *trial) makeResult() (Result, error) {
 
 // percentile is in milliseconds; all is sorted and not empty.
 func percentile(all []time.Duration, p int) *float64 {
-	ms := float64(all[(len(all)-1)*p/100].Microseconds()) / 1000
+	ms := milliseconds(all[(len(all)-1)*p/100])
 	return &ms
 }
+
+func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }

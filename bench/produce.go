@@ -17,10 +17,27 @@ func (t *trial) insert(ctx context.Context, n int) error {
 	for i := range jobs {
 		jobs[i] = t.job(first + i)
 	}
+	if t.ledger.duplicate != nil {
+		return t.insertKeyed(ctx, jobs)
+	}
 	if err := t.contestant.Insert(context.WithoutCancel(ctx), jobs); err != nil {
 		return fmt.Errorf("insert: %w", err)
 	}
 	t.ledger.commit(first, n)
+	return nil
+}
+
+// insertKeyed commits those of the jobs whose keys nobody holds.
+func (t *trial) insertKeyed(ctx context.Context, jobs []Job) error {
+	inserted, err := t.contestant.(keyInserter).InsertKeyed(context.WithoutCancel(ctx), jobs)
+	if err != nil {
+		return fmt.Errorf("insert: %w", err)
+	}
+	for i, in := range inserted {
+		if in {
+			t.ledger.commit(jobs[i].Payload.N, 1)
+		}
+	}
 	return nil
 }
 
@@ -31,7 +48,7 @@ func (t *trial) insertOne(ctx context.Context, key string) (n int, err error) {
 		return 0, err
 	}
 	job := t.job(n)
-	job.Key, job.Payload.Key = key, key
+	job.setKey(key)
 	inserted, err := t.contestant.InsertOne(context.WithoutCancel(ctx), job)
 	if err != nil {
 		return 0, fmt.Errorf("insert one: %w", err)
@@ -102,7 +119,7 @@ func (t *trial) pace(ctx context.Context) error {
 }
 
 // load runs producers and tasks, and measures the jobs done in d once the work
-// has got going.
+// has got going. If that is so slow that none is done, it takes longer.
 func (t *trial) load(ctx context.Context, d time.Duration, tasks ...func(context.Context) error) error {
 	return alongside(ctx, func(ctx context.Context) error {
 		for t.ledger.done.Load() == 0 {
@@ -117,6 +134,9 @@ func (t *trial) load(ctx context.Context, d time.Duration, tasks ...func(context
 			return err
 		}
 		if err := wait(ctx, d); err != nil {
+			return err
+		}
+		if err := t.until(ctx, func() (bool, error) { return t.ledger.done.Load() > t.measured.begun.count, nil }); err != nil {
 			return err
 		}
 		return t.end(ctx)

@@ -77,8 +77,13 @@ func (r *riverQueue) About() About {
 }
 
 func (r *riverQueue) Lacks(f feature) string {
-	if f == priorities {
+	switch f {
+	case priorities:
 		return "it has four priorities, not ten"
+	case order:
+		return "its sequences are part of River Pro"
+	case fairness:
+		return "it has no shares of keys within a queue"
 	}
 	return ""
 }
@@ -119,14 +124,28 @@ func riverOptions(j Job) *river.InsertOpts {
 	return o
 }
 
-// Insert uses COPY, which River calls InsertManyFast.
-func (r *riverQueue) Insert(ctx context.Context, jobs []Job) error {
+func riverParams(jobs []Job) []river.InsertManyParams {
 	list := make([]river.InsertManyParams, len(jobs))
 	for i := range jobs {
 		list[i] = river.InsertManyParams{Args: jobs[i].Payload, InsertOpts: riverOptions(jobs[i])}
 	}
-	_, err := r.inserter.InsertManyFast(ctx, list)
+	return list
+}
+
+// Insert uses COPY, which River calls InsertManyFast.
+func (r *riverQueue) Insert(ctx context.Context, jobs []Job) error {
+	_, err := r.inserter.InsertManyFast(ctx, riverParams(jobs))
 	return err
+}
+
+// InsertKeyed uses InsertMany: with InsertManyFast one duplicate fails all.
+func (r *riverQueue) InsertKeyed(ctx context.Context, jobs []Job) ([]bool, error) {
+	results, err := r.inserter.InsertMany(ctx, riverParams(jobs))
+	inserted := make([]bool, len(results))
+	for i, in := range results {
+		inserted[i] = !in.UniqueSkippedAsDuplicate
+	}
+	return inserted, err
 }
 
 func (r *riverQueue) InsertOne(ctx context.Context, job Job) (bool, error) {

@@ -21,7 +21,9 @@ type scenario struct {
 }
 
 // scenarios in the order in which they run when all do.
-var scenarios = slices.Concat(insertScenarios, drainScenarios, steadyScenarios, latencyScenarios, snapshotScenarios)
+var scenarios = slices.Concat(
+	insertScenarios, drainScenarios, steadyScenarios, orderedScenarios, uniqueScenarios, fairScenarios, latencyScenarios, snapshotScenarios,
+)
 
 func findScenario(name string) (scenario, bool) {
 	i := slices.IndexFunc(scenarios, func(s scenario) bool { return s.name == name })

@@ -84,17 +84,29 @@ func migrateSimplequeue(ctx context.Context, pool *pgxpool.Pool) error {
 }
 
 func newSimplequeueJob(j Job) simplequeue.NewJob {
-	return simplequeue.NewJob{Queue: j.Queue, Payload: j.Payload, Priority: j.Priority, UniqueKey: j.Key, Delay: j.Delay}
+	return simplequeue.NewJob{
+		Queue: j.Queue, Payload: j.Payload, Priority: j.Priority, Delay: j.Delay,
+		UniqueKey: j.Key, OrderKey: j.OrderKey, FairnessKey: j.FairKey,
+	}
 }
 
-// Insert uses COPY from 200 jobs on.
+// Insert uses COPY from 200 jobs without keys on.
 func (s *simpleQueue) Insert(ctx context.Context, jobs []Job) error {
+	_, err := s.InsertKeyed(ctx, jobs)
+	return err
+}
+
+func (s *simpleQueue) InsertKeyed(ctx context.Context, jobs []Job) ([]bool, error) {
 	list := make([]simplequeue.NewJob, len(jobs))
 	for i := range jobs {
 		list[i] = newSimplequeueJob(jobs[i])
 	}
-	_, err := s.queue.InsertMany(ctx, list)
-	return err
+	results, err := s.queue.InsertMany(ctx, list)
+	inserted := make([]bool, len(results))
+	for i := range results {
+		inserted[i] = !results[i].Duplicate
+	}
+	return inserted, err
 }
 
 func (s *simpleQueue) InsertOne(ctx context.Context, job Job) (bool, error) {

@@ -155,19 +155,27 @@ const stalled = 2 * time.Minute
 // settle waits until every job has run and is in its last state. The database is
 // asked only when all handlers have been called.
 func (t *trial) settle(ctx context.Context) error {
+	return t.until(ctx, func() (bool, error) {
+		if t.ledger.ahead() > 0 {
+			return false, nil
+		}
+		settled, err := t.contestant.Settled(ctx)
+		if err != nil {
+			return false, fmt.Errorf("settled: %w", err)
+		}
+		return settled, nil
+	})
+}
+
+// until waits for what the workers bring about, for as long as jobs succeed.
+func (t *trial) until(ctx context.Context, brought func() (bool, error)) error {
 	last, since := int64(-1), time.Now()
 	for {
 		if done := t.ledger.done.Load(); done != last {
 			last, since = done, time.Now()
 		}
-		if t.ledger.ahead() <= 0 {
-			settled, err := t.contestant.Settled(ctx)
-			if err != nil {
-				return fmt.Errorf("settled: %w", err)
-			}
-			if settled {
-				return nil
-			}
+		if ok, err := brought(); err != nil || ok {
+			return err
 		}
 		if time.Since(since) > stalled+t.setup.Hold {
 			return fmt.Errorf("no job has succeeded for %v, %d of %d are open or unsettled", stalled, t.ledger.ahead(), t.ledger.committed.Load())
