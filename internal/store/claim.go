@@ -226,7 +226,7 @@ INSERT INTO {schema}.job_running
     ({job}, seq, lane, claim_nonce, claimed_at, worker_id, lease_ms)
 SELECT c.id, c.created_at, c.attempt + 1, c.max_attempts, c.reprocess_count, c.crash_count, c.payload_bytes,
        c.priority, c.queue, c.kind, c.unique_scope, c.unique_key, c.fingerprint, c.payload, c.raw, c.errors, c.props,
-       0, CASE WHEN c.crash_count > 0 THEN -2 ELSE -1 END, $1::bigint, clock_timestamp(), $2::uuid, $3::integer
+       1, CASE WHEN c.crash_count > 0 THEN -2 ELSE -1 END, $1::bigint, clock_timestamp(), $2::uuid, $3::integer
 FROM claimed AS c
 RETURNING claim_id, id, seq, created_at, attempt, max_attempts, reprocess_count, crash_count, payload_bytes,
           priority, lane, queue, kind, unique_scope, unique_key, fingerprint, payload, raw, errors, props`)
