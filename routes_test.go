@@ -253,3 +253,40 @@ func TestNewRefusesHandlersThatClash(t *testing.T) {
 	}()
 	simplequeue.NewMux("m").HandleFunc("k", nothing).HandleFunc("k", nothing)
 }
+
+// A job that was parked, and is given back by the program that took it, or whose
+// worker dies, is pending like any other: it has a place that claims find.
+func TestParkedJobIsPendingAgain(t *testing.T) {
+	t.Parallel()
+	pool := pgtest.New(t)
+	begun, over := make(chan struct{}, 2), make(chan struct{})
+	mux := func(kind string, process func(context.Context, *simplequeue.Job) error) simplequeue.Options {
+		return simplequeue.Options{
+			Handlers: []simplequeue.Handler{simplequeue.NewMux("m").HandleFunc(kind, process)},
+			Stop:     simplequeue.StopTimeouts{Drain: -1, Cancel: -1},
+			// Leases are short enough to see one end.
+			HeartbeatInterval: 500 * time.Millisecond, ReaperInterval: 100 * time.Millisecond,
+		}
+	}
+	old := newQueue(t, pool, mux("old", func(context.Context, *simplequeue.Job) error { return nil }))
+	stop := start(t, old)
+	back, dead := insert(t, old, simplequeue.NewJob{Queue: "m", Kind: "new"}), insert(t, old, simplequeue.NewJob{Queue: "m", Kind: "new"})
+	awaitState(t, old, back, simplequeue.StateWaiting)
+	awaitState(t, old, dead, simplequeue.StateWaiting)
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+
+	hung := newQueue(t, pool, mux("new", func(context.Context, *simplequeue.Job) error { begun <- struct{}{}; <-over; return nil }))
+	stop = start(t, hung)
+	t.Cleanup(func() { close(over) })
+	<-begun
+	<-begun
+	execute(t, pool, fmt.Sprintf("UPDATE simplequeue.job_running SET claim_nonce = 0, claimed_at = now() - interval '1 hour' WHERE id = '%v'", dead))
+	_ = stop() // tells that handlers still run
+
+	start(t, newQueue(t, pool, mux("new", func(context.Context, *simplequeue.Job) error { return nil })))
+	for _, id := range []uuid.UUID{back, dead} {
+		awaitState(t, old, id, simplequeue.StateCompleted)
+	}
+}
