@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/simplequeue/simplequeue"
 	"github.com/simplequeue/simplequeue/internal/pgtest"
@@ -244,6 +245,17 @@ func TestAHundredClaimersAtOnce(t *testing.T) {
 	server := pgtest.OwnServer(t, nil)
 	pgtest.Migrated(t, server.URL())
 	pool := pgtest.Pool(t, server.URL(), claimers)
+	conns := make([]*pgxpool.Conn, claimers) // a claim's time is not for connecting
+	for i := range conns {
+		conn, err := pool.Acquire(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		conns[i] = conn
+	}
+	for _, conn := range conns {
+		conn.Release()
+	}
 	q := newQueue(t, pool, simplequeue.Options{})
 	if _, err := q.InsertMany(t.Context(), repeat(claimers*each*rounds, simplequeue.NewJob{Queue: "a"})); err != nil {
 		t.Fatal(err)
