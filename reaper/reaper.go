@@ -105,15 +105,19 @@ func (r *Reaper) Run(ctx context.Context) error {
 }
 
 // One process sweeps per interval. A gap of more than one and a half intervals
-// means that nobody could; $2 tells that nobody could beat.
+// means that nobody could; $2 tells that nobody could beat. Where the server's
+// clock has been set back a sweep seems to be still to come: it is made, and
+// leases count from it.
 var markSweep = store.Define(`
 INSERT INTO {schema}.job_sweep AS s (name, swept_at, continuous_since)
 VALUES ('reaper', clock_timestamp(), clock_timestamp())
 ON CONFLICT (name) DO UPDATE SET
     swept_at = excluded.swept_at,
     continuous_since = CASE WHEN excluded.swept_at - s.swept_at > $1::bigint * interval '1.5 milliseconds' OR $2::boolean
+                                 OR greatest(s.swept_at, s.continuous_since) > clock_timestamp()
                             THEN excluded.swept_at ELSE s.continuous_since END
-WHERE s.swept_at < clock_timestamp() - $1::bigint * interval '0.5 milliseconds'
+WHERE s.swept_at NOT BETWEEN clock_timestamp() - $1::bigint * interval '0.5 milliseconds'
+                     AND clock_timestamp() + $1::bigint * interval '0.5 milliseconds'
 RETURNING true`)
 
 func (r *Reaper) sweep(ctx context.Context) (Result, error) {
@@ -211,6 +215,14 @@ func (r *Reaper) Once(ctx context.Context) (Result, error) {
 	return total, err
 }
 
+// past is a time, unless it is far ahead: then it is from before the server's
+// clock was set back, and says nothing. The sweeps notice that, and leases count
+// from the first one after it, unless it was by less than passes between sweeps,
+// whose interval is in a parameter.
+func past(column, interval string) string {
+	return `CASE WHEN ` + column + ` < clock_timestamp() + interval '1 minute' + ` + interval + `::bigint * interval '2 milliseconds' THEN ` + column + ` END`
+}
+
 var lockStale = store.Define(`
 SELECT r.claim_id, r.claim_nonce
 FROM {schema}.job_running AS r
@@ -220,7 +232,7 @@ LEFT JOIN LATERAL (
     WHERE l.claim_id = r.claim_id AND l.claim_nonce = r.claim_nonce
     LIMIT 1
 ) AS l ON true
-WHERE greatest(r.claimed_at, l.beat_at, (SELECT s.continuous_since FROM {schema}.job_sweep AS s WHERE s.name = 'reaper'))
+WHERE greatest(` + past("r.claimed_at", "$2") + `, ` + past("l.beat_at", "$2") + `, (SELECT s.continuous_since FROM {schema}.job_sweep AS s WHERE s.name = 'reaper'))
       + r.lease_ms * interval '1 millisecond' < clock_timestamp()
 ORDER BY r.claim_id
 LIMIT $1::integer
@@ -236,7 +248,7 @@ WITH moved AS (
       AND NOT EXISTS (
           SELECT FROM {schema}.job_lease AS l
           WHERE l.claim_id = r.claim_id AND l.claim_nonce = r.claim_nonce
-            AND l.beat_at + r.lease_ms * interval '1 millisecond' >= clock_timestamp())
+            AND ` + past("l.beat_at", "$4") + ` + r.lease_ms * interval '1 millisecond' >= clock_timestamp())
     RETURNING {r.job}, r.claim_id, r.claim_nonce, r.claimed_at, r.worker_id, r.seq
 ), judged AS MATERIALIZED (
     SELECT m.id, m.created_at, m.attempt, m.max_attempts, m.reprocess_count, m.crash_count + 1 AS crash_count, m.payload_bytes,
@@ -275,7 +287,7 @@ func (r *Reaper) reap(ctx context.Context) (found Result, locked int, err error)
 		if err := r.waitFor(ctx, tx, limit); err != nil {
 			return err
 		}
-		rows, err := tx.Query(ctx, r.db.SQL(lockStale), batch)
+		rows, err := tx.Query(ctx, r.db.SQL(lockStale), batch, r.opts.Interval.Milliseconds())
 		if err != nil {
 			return err
 		}
@@ -288,7 +300,7 @@ func (r *Reaper) reap(ctx context.Context) (found Result, locked int, err error)
 			return err
 		}
 		locked = len(ids)
-		if rows, err = tx.Query(ctx, r.db.SQL(moveStale), ids, nonces, r.opts.MaxCrashes); err != nil {
+		if rows, err = tx.Query(ctx, r.db.SQL(moveStale), ids, nonces, r.opts.MaxCrashes, r.opts.Interval.Milliseconds()); err != nil {
 			return err
 		}
 		var state string

@@ -144,7 +144,7 @@ func TestMoveOfStaleClaimsMatchesBothPartsOfTheFence(t *testing.T) {
 	move := func(id, nonce int64) (moved int) {
 		t.Helper()
 		err := w.r.db.Tx(t.Context(), limit, store.Step{
-			Statement: moveStale, Args: []any{[]int64{id}, []int64{nonce}, 3},
+			Statement: moveStale, Args: []any{[]int64{id}, []int64{nonce}, 3, 5000},
 			Scan: func(pgx.Rows) error { moved++; return nil },
 		})
 		if err != nil {
@@ -272,6 +272,43 @@ func TestGapInTheSweepsAgesNoLease(t *testing.T) {
 	w.exec(t, "UPDATE simplequeue.job_sweep SET swept_at = swept_at - interval '12 seconds', continuous_since = continuous_since - interval '12 seconds'")
 	if got := sweep(); got.Requeued != 1 {
 		t.Errorf("a sweep in time finds %+v, want the job requeued", got)
+	}
+}
+
+// TestClockSetBackStopsNoSweep: what was noted while the server's clock was ahead
+// keeps no sweep away, and no job from being found.
+func TestClockSetBackStopsNoSweep(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.r.opts.Interval = 10 * time.Second
+	sweep := func() Result {
+		t.Helper()
+		r, err := w.r.sweep(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	sweep()
+	w.exec(t, "UPDATE simplequeue.job_sweep SET swept_at = swept_at + interval '1 day', continuous_since = continuous_since + interval '1 hour'")
+	id := w.running(t, "-1 day", 1, 3, 0)
+	w.exec(t, "INSERT INTO simplequeue.job_lease (claim_id, claim_nonce, beat_at) VALUES ($1, $2, now() + interval '1 day')", id, nonce)
+	if got := sweep(); got != (Result{}) {
+		t.Errorf("the sweep that finds the clock set back finds %+v, want nothing", got)
+	}
+	if n := w.count(t, "job_sweep WHERE name = 'reaper' AND swept_at <= clock_timestamp() AND continuous_since <= clock_timestamp()"); n != 1 {
+		t.Fatal("the sweep was not made")
+	}
+	// A live worker has beaten since, and a claim made since is of now.
+	alive := w.running(t, "-1 day", 1, 3, 0)
+	w.exec(t, "INSERT INTO simplequeue.job_lease (claim_id, claim_nonce, beat_at) VALUES ($1, $2, now() + interval '1 minute')", alive, nonce)
+	w.running(t, "-30 seconds", 1, 3, 0) // by a clock that was set back a little
+	w.exec(t, "UPDATE simplequeue.job_sweep SET swept_at = swept_at - interval '12 seconds', continuous_since = continuous_since - interval '12 seconds'")
+	if got := sweep(); got.Requeued != 1 {
+		t.Errorf("a later sweep finds %+v, want one job requeued", got)
+	}
+	if n := w.count(t, "job_running"); n != 2 {
+		t.Errorf("%d jobs run on, want 2", n)
 	}
 }
 

@@ -447,7 +447,7 @@ func (d *plansData) hot() []*hotStatement {
 		{
 			name:  "lockStale",
 			find:  "FOR UPDATE OF r SKIP LOCKED",
-			args:  []any{int32(500)},
+			args:  []any{int32(500), int64(5000)},
 			whole: []string{"job_running", "job_sweep"},
 			rows:  32000, buffers: 21000, sorts: 20,
 			why: "Reads `job_running` as a whole, once a sweep in one process, with a probe of `job_lease` for each running job. Only stale ones are sorted.",
@@ -455,7 +455,7 @@ func (d *plansData) hot() []*hotStatement {
 		{
 			name: "moveStale",
 			find: "'worker_lost'",
-			args: []any{claims, nonces, int32(3)},
+			args: []any{claims, nonces, int32(3), int64(5000)},
 			rows: 300, buffers: 4500,
 			why: "One probe for each claim; `job_lease` is asked again.",
 		},
