@@ -47,7 +47,7 @@ func (j *Job) completeWithin(ctx context.Context, tx store.Querier) error {
 	keep := r.claim.keepArchive()
 	// An outcome that stays for ten minutes goes by way of the janitor, which
 	// sees it when the transaction has committed, however long that takes.
-	direct := !r.claim.outcomeOnly(StateCompleted) && r.queue.partitions.ready(ctx, r.queue, keep)
+	direct := !r.claim.outcomeOnly(StateCompleted) && r.queue.partitions.ready(ctx, r.queue, keep, r.claim.claimedAt)
 	steps := []store.Step{completion(r.fence(), keep, j.result, direct)}
 	if r.claim.job.ordered() {
 		steps = append(opening(r.fence()), steps...)
@@ -93,35 +93,50 @@ func opening(c store.Claim) []store.Step {
 // for: those of today and tomorrow, by how long jobs are kept.
 type madePartitions struct {
 	mu sync.Mutex
-	at map[int64]time.Time
+	at map[int64]made
 }
+
+// made says when partitions were asked for last, and since when those of the day
+// have been there all the time.
+type made struct{ asked, since time.Time }
 
 const (
 	partitionsLast = time.Hour
-	maxRetentions  = 1000 // remembered at once
+	partitionsMade = 24 * time.Hour // each time for so long at least
+	maxRetentions  = 1000           // remembered at once
 )
 
 // ready makes sure that there is a partition for a job completed now, outside
-// the caller's transaction, and reports whether there is.
-func (m *madePartitions) ready(ctx context.Context, q *SimpleQueue, keep int64) bool {
+// the caller's transaction, and reports whether there was one at the given time,
+// before which that had not begun. A transaction that has written to the archive
+// may go on without learning of partitions made since: it keeps its lock, and
+// PostgreSQL reads what others have changed about a table when it locks it.
+func (m *madePartitions) ready(ctx context.Context, q *SimpleQueue, keep int64, at time.Time) bool {
 	if keep == janitor.Forever || keep == janitor.Nothing {
 		return true
 	}
 	m.mu.Lock()
-	at, ok := m.at[keep]
+	p := m.at[keep]
 	m.mu.Unlock()
-	if ok && time.Since(at) < partitionsLast {
-		return true
+	if asked := time.Now(); asked.Sub(p.asked) >= partitionsLast {
+		e := q.engine.Load()
+		if e == nil || e.janitor.MakePartitions(ctx, []int64{keep}, nil) != nil {
+			return false
+		}
+		if asked.Sub(p.asked) >= partitionsMade {
+			p.since = time.Now()
+		}
+		p.asked = asked
+		m.remember(keep, p)
 	}
-	e := q.engine.Load()
-	if e == nil || e.janitor.MakePartitions(ctx, []int64{keep}, nil) != nil {
-		return false
-	}
+	return p.since.Before(at)
+}
+
+func (m *madePartitions) remember(keep int64, p made) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.at == nil || len(m.at) >= maxRetentions {
-		m.at = map[int64]time.Time{}
+		m.at = map[int64]made{}
 	}
-	m.at[keep] = time.Now()
-	return true
+	m.at[keep] = p
 }

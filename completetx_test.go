@@ -506,6 +506,46 @@ func TestCompletionWithoutAPartition(t *testing.T) {
 	eventually(t, "the janitor archives them", func() bool { return countRows(t, pool, "job_queue_archive") == 2 })
 }
 
+// TestCompletionsOfOneTransactionWithPartitionsMadeMeanwhile: a transaction that
+// has written to the archive does not learn of partitions made since.
+func TestCompletionsOfOneTransactionWithPartitionsMadeMeanwhile(t *testing.T) {
+	t.Parallel()
+	pool := pgtest.New(t)
+	const size = 3
+	ended := make(chan error, 2)
+	q := newQueue(t, pool, simplequeue.Options{Handlers: []simplequeue.Handler{
+		simplequeue.Batch("b", size, time.Minute, func(ctx context.Context, jobs []*simplequeue.Job) error {
+			err := pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
+				for _, job := range jobs {
+					if err := job.CompleteTx(ctx, tx); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+			ended <- err
+			return err
+		}),
+	}})
+	start(t, q)
+	for range 2 { // all set aside, and all straight into the archive
+		jobs := make([]simplequeue.NewJob, size)
+		for i := range jobs {
+			jobs[i] = simplequeue.NewJob{Queue: "b", Retention: simplequeue.Retention{Archive: time.Duration(100*(i+1)) * 24 * time.Hour}}
+		}
+		in, err := q.InsertMany(t.Context(), jobs)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := <-ended; err != nil {
+			t.Fatal(err)
+		}
+		for _, job := range in {
+			awaitState(t, q, job.ID, simplequeue.StateCompleted)
+		}
+	}
+}
+
 // A stale owner's completion is refused, and its transaction can go on.
 func TestCompletionByAStaleOwner(t *testing.T) {
 	t.Parallel()
