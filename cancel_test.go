@@ -172,6 +172,33 @@ func unheardCancel(t *testing.T, opts simplequeue.Options) {
 	}
 }
 
+// TestCancelMakesAnEarlierRequestGiveWay: after a failover a claim may have the
+// number of an earlier one, for which a request may still be there.
+func TestCancelMakesAnEarlierRequestGiveWay(t *testing.T) {
+	t.Parallel()
+	pool := pgtest.New(t)
+	begun := make(chan struct{})
+	q := newQueue(t, pool, handler("x", func(ctx context.Context, _ *simplequeue.Job) error {
+		close(begun)
+		<-ctx.Done()
+		return ctx.Err()
+	}))
+	id := insert(t, q, simplequeue.NewJob{Queue: "x"})
+	start(t, q)
+	<-begun
+	execute(t, pool, `INSERT INTO simplequeue.job_cancel (claim_id, claim_nonce, reason)
+		SELECT r.claim_id, r.claim_nonce # 1, 'old' FROM simplequeue.job_running AS r`)
+	if _, err := q.Cancel(t.Context(), id, "new"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := q.Cancel(t.Context(), id, "newer"); err != nil && !errors.Is(err, simplequeue.ErrFinished) {
+		t.Fatal(err)
+	}
+	if info := awaitState(t, q, id, simplequeue.StateCancelled); info.Reason != "new" {
+		t.Errorf("cancelled because of %q, want the first request", info.Reason)
+	}
+}
+
 // A job that has ended stays what it is, and an id that nobody has is unknown.
 func TestCancelOfAFinishedJobChangesNothing(t *testing.T) {
 	t.Parallel()

@@ -39,6 +39,8 @@ var cancelRunning = Define(cancelOfRunning(`
 // Without the lock: of a job that stays locked.
 var cancelLocked = Define(cancelOfRunning(""))
 
+// The first request for a claim stands. One for an earlier claim of the same
+// number, from before a failover, is not for this one, and makes way.
 func cancelOfRunning(lock string) string {
 	return `
 WITH running AS MATERIALIZED (
@@ -46,10 +48,12 @@ WITH running AS MATERIALIZED (
     FROM {schema}.job_running AS r
     WHERE r.id = ANY ($1::text[]::uuid[])` + lock + `
 ), asked AS (
-    INSERT INTO {schema}.job_cancel (claim_id, claim_nonce, reason)
+    INSERT INTO {schema}.job_cancel AS c (claim_id, claim_nonce, reason)
     SELECT r.claim_id, r.claim_nonce, $2::text
     FROM running AS r
-    ON CONFLICT (claim_id) DO NOTHING
+    ON CONFLICT (claim_id) DO UPDATE
+    SET claim_nonce = excluded.claim_nonce, reason = excluded.reason, requested_at = excluded.requested_at
+    WHERE c.claim_nonce <> excluded.claim_nonce
 )
 SELECT r.id FROM running AS r`
 }
