@@ -296,6 +296,24 @@ func TestChosenIDsAreForgotten(t *testing.T) {
 
 // A worker that has been silent for an hour is forgotten, unless it still holds
 // a job.
+// TestClockSetBackStopsNoHousekeeping: it is made although the last one seems to
+// be still to come.
+func TestClockSetBackStopsNoHousekeeping(t *testing.T) {
+	t.Parallel()
+	pool := pgtest.New(t)
+	execute(t, pool, "INSERT INTO simplequeue.job_sweep (name, swept_at, continuous_since) VALUES ('janitor', now() + interval '1 day', now())")
+	ctx, stop := context.WithCancel(t.Context())
+	swept := make(chan error, 1)
+	j := newJanitor(t, pool, janitor.Options{OnSweep: func(err error) { stop(); swept <- err }})
+	_ = j.Run(ctx)
+	if err := <-swept; err != nil {
+		t.Fatal(err)
+	}
+	if n := number(t, pool, "SELECT count(*) FROM simplequeue.job_sweep WHERE swept_at > clock_timestamp()"); n != 0 {
+		t.Error("it was not made")
+	}
+}
+
 func TestSilentWorkersAreForgotten(t *testing.T) {
 	t.Parallel()
 	pool := pgtest.New(t)
