@@ -117,6 +117,9 @@ func TestCompleteInTheCallersTransaction(t *testing.T) {
 					t.Errorf("%d effects, want 1", n)
 				}
 				eventually(t, "both jobs are counted", func() bool { return q.Stats().Completed == 2 })
+				eventually(t, "what went by way of the janitor is moved", func() bool {
+					return scalar[int](t, pool, "SELECT count(*) FROM simplequeue.job_finished") == 0
+				})
 				for _, from := range []string{"job_unique", "job_fingerprint", "job_payload", "job_running", "job_finished"} {
 					if n := countRows(t, pool, from); n != 0 {
 						t.Errorf("%d rows are left in %s", n, from)
