@@ -63,6 +63,7 @@ func TestCompletionSurvivesItsWorker(t *testing.T) {
 		// One follow-up job: the transaction that inserted it has committed once.
 		eventually(t, "the next job has run", func() bool { return countRows(t, pool, "job_queue_archive WHERE queue = 'next'") == 1 })
 		info := awaitState(t, q, id, simplequeue.StateCompleted)
+		eventually(t, "the janitor has moved the job", func() bool { return countRows(t, pool, "job_finished") == 0 })
 		if info.Attempt != attempts || effects(t, pool, id) != 1 || info.CrashCount != attempts-1 {
 			t.Errorf("killed %s the commit: attempt %d, %d effects, %d crashes", moment, info.Attempt, effects(t, pool, id), info.CrashCount)
 		}
