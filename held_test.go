@@ -209,16 +209,17 @@ func TestCommitRacesWithTheEndOfTheHold(t *testing.T) {
 	q := newQueue(t, pool, simplequeue.Options{})
 	var jobs []simplequeue.NewJob
 	for i := range races {
-		jobs = append(jobs, simplequeue.NewJob{Queue: "q", Hold: 300*time.Millisecond + time.Duration(i)*time.Millisecond})
+		jobs = append(jobs, simplequeue.NewJob{Queue: "q", Hold: 300*time.Millisecond + time.Duration(i)*3*time.Millisecond})
 		if i%2 == 0 {
 			jobs[i].OrderKey = fmt.Sprint("k", i%50)
 		}
 	}
-	inserted := time.Now()
 	list, err := q.InsertMany(t.Context(), jobs)
 	if err != nil {
 		t.Fatal(err)
 	}
+	// The holds count from a moment within the call, which may take a while.
+	begun := scalar[time.Time](t, pool, "SELECT min(expires_at) FROM simplequeue.job_held").Add(-jobs[0].Hold)
 	sweeping, stop := context.WithCancel(t.Context())
 	var sweeper sync.WaitGroup
 	sweeper.Go(func() { _ = j.Run(sweeping) })
@@ -227,7 +228,7 @@ func TestCommitRacesWithTheEndOfTheHold(t *testing.T) {
 	for n := range committers {
 		wg.Go(func() {
 			for i := n; i < races; i += committers {
-				time.Sleep(time.Until(inserted.Add(jobs[i].Hold + time.Duration(rand.IntN(100))*time.Millisecond)))
+				time.Sleep(time.Until(begun.Add(jobs[i].Hold + time.Duration(rand.IntN(100)-50)*time.Millisecond)))
 				done, err := q.CommitHeld(t.Context(), list[i].ID)
 				if err != nil {
 					t.Error(err)
