@@ -103,8 +103,20 @@ type made struct{ asked, since time.Time }
 const (
 	partitionsLast = time.Hour
 	partitionsMade = 24 * time.Hour // each time for so long at least
-	maxRetentions  = 1000           // remembered at once
+	prepareLimit   = 2 * time.Second
+	maxRetentions  = 1000 // remembered at once
 )
+
+// prepare asks for the partitions that the queues' retentions need before there
+// are claims, so that what jobs complete in transactions can use them.
+func (m *madePartitions) prepare(ctx context.Context, q *SimpleQueue) {
+	ctx, stop := context.WithTimeout(ctx, prepareLimit)
+	defer stop()
+	m.ready(ctx, q, keepSeconds(q.opts.Retention.Archive), time.Time{})
+	for _, o := range q.opts.Queues {
+		m.ready(ctx, q, keepSeconds(o.Retention.or(q.opts.Retention).Archive), time.Time{})
+	}
+}
 
 // ready makes sure that there is a partition for a job completed now, outside
 // the caller's transaction, and reports whether there was one at the given time,

@@ -248,7 +248,8 @@ func TestMemoryStaysFlat(t *testing.T) {
 	askUse(t, p, "mixed", names, 0)
 	mixed := askUse(t, p, "mixed", names, names)
 	after := askUse(t, p, "mixed", names, 2*names)
-	after.flatSince(t, "a mix of jobs", mixed, mebibyte/2)
+	// A connection that is opened meanwhile keeps what it knows of its statements.
+	after.flatSince(t, "a mix of jobs", mixed, mebibyte)
 	askUse(t, p, "tenants", names, 2*names).flatSince(t, "1,000 new names", after, names*2048)
 }
 

@@ -105,6 +105,7 @@ func (q *SimpleQueue) Run(ctx context.Context) error {
 	}
 	q.engine.Store(e)
 	defer q.engine.Store(nil)
+	q.partitions.prepare(ctx, q)
 	return e.run(ctx)
 }
 
