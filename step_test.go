@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/simplequeue/simplequeue"
 	"github.com/simplequeue/simplequeue/internal/pgtest"
@@ -243,5 +244,40 @@ func TestConcurrentSteps(t *testing.T) {
 	info := awaitEnd(t, q, insert(t, q, simplequeue.NewJob{Queue: "steps"}))
 	if info.State != simplequeue.StateCompleted || ran.Load() != int64(len(names)) {
 		t.Errorf("%s after %d runs, want %d: %s", info.State, ran.Load(), len(names), info.LastError())
+	}
+}
+
+// A job that waits for its next attempt keeps its steps when its payload is
+// changed, to a small one too.
+func TestStepsStayWhenThePayloadIsChanged(t *testing.T) {
+	t.Parallel()
+	pool := pgtest.New(t)
+	var ran atomic.Int32
+	seen := make(chan string, 2)
+	q := newQueue(t, pool, handler("q", func(ctx context.Context, job *simplequeue.Job) error {
+		seen <- string(job.Payload)
+		if _, err := simplequeue.Step(ctx, job, "once", func(context.Context) (int32, error) { return ran.Add(1), nil }); err != nil {
+			return err
+		}
+		if job.Attempt == 1 {
+			return simplequeue.RetryAfter(time.Hour, errors.New("later"))
+		}
+		return nil
+	}))
+	start(t, q)
+	id := insert(t, q, simplequeue.NewJob{Queue: "q", Payload: "first"})
+	awaitState(t, q, id, simplequeue.StateWaiting)
+	if err := q.Change(t.Context(), id, simplequeue.Change{Payload: "second", RunAt: time.Unix(1, 0)}); err != nil {
+		t.Fatal(err)
+	}
+	awaitState(t, q, id, simplequeue.StateCompleted)
+	if first, second := <-seen, <-seen; first != `"first"` || second != `"second"` {
+		t.Errorf("payloads %s and %s", first, second)
+	}
+	if n := ran.Load(); n != 1 {
+		t.Errorf("the step ran %d times", n)
+	}
+	if n := scalar[int](t, pool, "SELECT count(*) FROM simplequeue.job_payload"); n != 0 {
+		t.Errorf("%d payloads left", n)
 	}
 }

@@ -14,7 +14,8 @@ import (
 // or misses it, and finds the new one. A job of job_queue keeps its place unless
 // its lane changes. One that waits for a program that knows its kind goes on
 // waiting whatever its run time is to be; so does one that is held, or waits at a
-// gate, whose run time is in another table.
+// gate, whose run time is in another table. A payload above the bound is stored
+// apart, and so is one beside steps, which stay.
 var change = `
 WITH input AS MATERIALIZED (
     SELECT $2::smallint AS priority,
@@ -37,11 +38,12 @@ WITH input AS MATERIALIZED (
            coalesce(i.priority, t.priority) AS priority, i.run_at,
            i.new_payload OR i.new_raw AS repacked,
            CASE WHEN i.new_payload THEN i.payload WHEN i.new_raw THEN coalesce(t.payload, p.payload) ELSE t.payload END AS payload,
-           CASE WHEN i.new_raw THEN i.raw WHEN i.new_payload THEN coalesce(t.raw, p.raw) ELSE t.raw END AS raw
+           CASE WHEN i.new_raw THEN i.raw WHEN i.new_payload THEN coalesce(t.raw, p.raw) ELSE t.raw END AS raw,
+           coalesce(p.stepped, false) AS stepped
     FROM taken AS t
     CROSS JOIN input AS i
     LEFT JOIN LATERAL (
-        SELECT p.payload, p.raw
+        SELECT p.payload, p.raw, p.steps IS NOT NULL AS stepped
         FROM {schema}.job_payload AS p
         WHERE t.payload_bytes > 0 AND p.id = t.id AND (i.new_payload OR i.new_raw)
         LIMIT 1
@@ -50,18 +52,22 @@ WITH input AS MATERIALIZED (
     SELECT w.id, w.created_at, w.attempt, w.max_attempts, w.reprocess_count, w.crash_count, w.queue, w.kind,
            w.unique_scope, w.unique_key, w.fingerprint, w.errors, w.props, w.old_bytes, w.seq, w.was_lane, w.was_priority,
            w.priority, w.payload, w.raw, w.repacked,
-           CASE WHEN w.repacked THEN ` + sizeOf("w") + ` ELSE w.old_bytes END AS size,
+           CASE WHEN NOT w.repacked THEN w.old_bytes
+                WHEN w.stepped THEN greatest(n.bytes, 1)
+                ELSE n.bytes END AS size,
+           w.repacked AND (w.stepped OR n.bytes > 1024) AS apart,
            CASE WHEN w.reason IN ('unknown_kind', 'gated', 'held') THEN w.was_due
                 WHEN w.run_at IS NULL THEN w.was_due
                 WHEN w.run_at > clock_timestamp() THEN w.run_at END AS due,
            CASE WHEN w.reason IN ('unknown_kind', 'gated', 'held') OR w.run_at IS NULL THEN coalesce(w.reason, 'scheduled') ELSE 'scheduled' END AS reason
     FROM whole AS w
+    CROSS JOIN LATERAL (SELECT ` + sizeOf("w") + ` AS bytes) AS n
 ), packed AS MATERIALIZED (
     SELECT s.id, s.created_at, s.attempt, s.max_attempts, s.reprocess_count, s.crash_count,
-           CASE WHEN s.repacked AND s.size <= 1024 THEN 0 ELSE s.size END AS payload_bytes,
+           CASE WHEN s.repacked AND NOT s.apart THEN 0 ELSE s.size END AS payload_bytes,
            s.priority, s.queue, s.kind, s.unique_scope, s.unique_key, s.fingerprint,
-           CASE WHEN s.repacked AND s.size > 1024 THEN NULL ELSE s.payload END AS payload,
-           CASE WHEN s.repacked AND s.size > 1024 THEN NULL ELSE s.raw END AS raw, s.errors, s.props,
+           CASE WHEN s.apart THEN NULL ELSE s.payload END AS payload,
+           CASE WHEN s.apart THEN NULL ELSE s.raw END AS raw, s.errors, s.props,
            s.due, s.reason, s.seq, s.repacked, s.payload AS big_payload, s.raw AS big_raw, s.old_bytes,
            CASE WHEN s.crash_count > 0 THEN -2
                 WHEN s.was_lane < 0 AND s.priority = s.was_priority THEN s.was_lane
