@@ -58,7 +58,7 @@ func measurements(pool *pgxpool.Pool, wrote func(n int)) simplequeue.Handler {
 			}
 		}
 		err := pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
-			_, err := tx.Exec(ctx, "INSERT INTO measurement SELECT * FROM unnest($1::text[], $2::float8[])", sensors, kelvins)
+			_, err := tx.Exec(ctx, "INSERT INTO measurement (sensor, kelvin) SELECT m.sensor, m.kelvin FROM unnest($1::text[], $2::float8[]) AS m(sensor, kelvin)", sensors, kelvins)
 			for _, job := range good {
 				if err == nil {
 					err = job.CompleteTx(ctx, tx)
