@@ -47,7 +47,14 @@ func (j *Job) completeWithin(ctx context.Context, tx store.Querier) error {
 	keep := r.claim.keepArchive()
 	// An outcome that stays for ten minutes goes by way of the janitor, which
 	// sees it when the transaction has committed, however long that takes.
-	direct := !r.claim.outcomeOnly(StateCompleted) && r.queue.partitions.ready(ctx, r.queue, keep, r.claim.claimedAt)
+	direct := false
+	if !r.claim.outcomeOnly(StateCompleted) {
+		// A transaction that has written to the archive may go on without learning
+		// of partitions made since: it keeps its lock, and PostgreSQL reads what
+		// others have changed about a table when it locks it.
+		since, made := r.queue.partitions.since(ctx, r.queue, keep)
+		direct = made && since.Before(r.claim.claimedAt)
+	}
 	steps := []store.Step{completion(r.fence(), keep, j.result, direct)}
 	if r.claim.job.ordered() {
 		steps = append(opening(r.fence()), steps...)
@@ -112,20 +119,17 @@ const (
 func (m *madePartitions) prepare(ctx context.Context, q *SimpleQueue) {
 	ctx, stop := context.WithTimeout(ctx, prepareLimit)
 	defer stop()
-	m.ready(ctx, q, keepSeconds(q.opts.Retention.Archive), time.Time{})
+	m.since(ctx, q, keepSeconds(q.opts.Retention.Archive))
 	for _, o := range q.opts.Queues {
-		m.ready(ctx, q, keepSeconds(o.Retention.or(q.opts.Retention).Archive), time.Time{})
+		m.since(ctx, q, keepSeconds(o.Retention.or(q.opts.Retention).Archive))
 	}
 }
 
-// ready makes sure that there is a partition for a job completed now, outside
-// the caller's transaction, and reports whether there was one at the given time,
-// before which that had not begun. A transaction that has written to the archive
-// may go on without learning of partitions made since: it keeps its lock, and
-// PostgreSQL reads what others have changed about a table when it locks it.
-func (m *madePartitions) ready(ctx context.Context, q *SimpleQueue, keep int64, at time.Time) bool {
+// since makes sure, outside the caller's transaction, that there is a partition
+// for a job completed now, and tells since when there has been one all the time.
+func (m *madePartitions) since(ctx context.Context, q *SimpleQueue, keep int64) (since time.Time, made bool) {
 	if keep == janitor.Forever || keep == janitor.Nothing {
-		return true
+		return time.Time{}, true
 	}
 	m.mu.Lock()
 	p := m.at[keep]
@@ -133,7 +137,7 @@ func (m *madePartitions) ready(ctx context.Context, q *SimpleQueue, keep int64, 
 	if asked := time.Now(); asked.Sub(p.asked) >= partitionsLast {
 		e := q.engine.Load()
 		if e == nil || e.janitor.MakePartitions(ctx, []int64{keep}, nil) != nil {
-			return false
+			return time.Time{}, false
 		}
 		if asked.Sub(p.asked) >= partitionsMade {
 			p.since = time.Now()
@@ -141,7 +145,7 @@ func (m *madePartitions) ready(ctx context.Context, q *SimpleQueue, keep int64, 
 		p.asked = asked
 		m.remember(keep, p)
 	}
-	return p.since.Before(at)
+	return p.since, true
 }
 
 func (m *madePartitions) remember(keep int64, p made) {
