@@ -158,15 +158,17 @@ func (j *Janitor) sweep(ctx context.Context, full bool) (r Result, err error) {
 	return r, errors.Join(err, moveErr, expireErr, rotateErr)
 }
 
+// A time that is still to come is from before the server's clock was set back.
+const sweptLately = `s.swept_at BETWEEN clock_timestamp() - $1::bigint * interval '1 millisecond'
+                     AND clock_timestamp() + $1::bigint * interval '1 millisecond'`
+
 // The row in job_sweep says when any process last did it; the update itself is
-// the lock, so two processes do not do it at once. A time that is still to come
-// is from before the server's clock was set back.
+// the lock, so two processes do not do it at once.
 var markHousekeeping = store.Define(`
 INSERT INTO {schema}.job_sweep AS s (name, swept_at, continuous_since)
 VALUES ('janitor', clock_timestamp(), clock_timestamp())
 ON CONFLICT (name) DO UPDATE SET swept_at = excluded.swept_at
-WHERE s.swept_at NOT BETWEEN clock_timestamp() - $1::bigint * interval '1 millisecond'
-                     AND clock_timestamp() + $1::bigint * interval '1 millisecond'
+WHERE NOT (` + sweptLately + `)
 RETURNING true`)
 
 var unmarkHousekeeping = store.Define(`
@@ -174,9 +176,7 @@ UPDATE {schema}.job_sweep AS s SET swept_at = '-infinity' WHERE s.name = 'janito
 
 var housekeepingAge = store.Define(`
 SELECT true FROM {schema}.job_sweep AS s
-WHERE s.name = 'janitor'
-  AND s.swept_at BETWEEN clock_timestamp() - $1::bigint * interval '1 millisecond'
-                     AND clock_timestamp() + $1::bigint * interval '1 millisecond'`)
+WHERE s.name = 'janitor' AND ` + sweptLately)
 
 func (j *Janitor) housekeepingDue(ctx context.Context) (due bool, err error) {
 	age := housekeeping.Milliseconds()
