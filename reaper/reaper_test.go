@@ -74,6 +74,15 @@ func (w *world) once(t *testing.T) Result {
 	return r
 }
 
+func (w *world) sweep(t *testing.T) Result {
+	t.Helper()
+	r, err := w.r.sweep(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
 // Every running row of a dead worker has an exit: it runs again as a suspect,
 // with its crash counted, or ends because the crash used its last attempt, was
 // one too many, or met a request to cancel.
@@ -252,25 +261,17 @@ func TestGapInTheSweepsAgesNoLease(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.r.opts.Interval = 10 * time.Second
-	sweep := func() Result {
-		t.Helper()
-		r, err := w.r.sweep(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		return r
-	}
 	w.running(t, "1 hour", 1, 3, 0)
-	if got := sweep(); got != (Result{}) {
+	if got := w.sweep(t); got != (Result{}) {
 		t.Errorf("the first sweep ever finds %+v, want nothing", got)
 	}
 	w.exec(t, "UPDATE simplequeue.job_sweep SET swept_at = swept_at - interval '16 seconds', continuous_since = continuous_since - interval '1 hour'")
-	if got := sweep(); got != (Result{}) {
+	if got := w.sweep(t); got != (Result{}) {
 		t.Errorf("the sweep after a gap finds %+v, want nothing", got)
 	}
 	// An interval and a bit is no gap.
 	w.exec(t, "UPDATE simplequeue.job_sweep SET swept_at = swept_at - interval '12 seconds', continuous_since = continuous_since - interval '12 seconds'")
-	if got := sweep(); got.Requeued != 1 {
+	if got := w.sweep(t); got.Requeued != 1 {
 		t.Errorf("a sweep in time finds %+v, want the job requeued", got)
 	}
 }
@@ -281,19 +282,11 @@ func TestClockSetBackStopsNoSweep(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.r.opts.Interval = 10 * time.Second
-	sweep := func() Result {
-		t.Helper()
-		r, err := w.r.sweep(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		return r
-	}
-	sweep()
+	w.sweep(t)
 	w.exec(t, "UPDATE simplequeue.job_sweep SET swept_at = swept_at + interval '1 day', continuous_since = continuous_since + interval '1 hour'")
 	id := w.running(t, "-1 day", 1, 3, 0)
 	w.exec(t, "INSERT INTO simplequeue.job_lease (claim_id, claim_nonce, beat_at) VALUES ($1, $2, now() + interval '1 day')", id, nonce)
-	if got := sweep(); got != (Result{}) {
+	if got := w.sweep(t); got != (Result{}) {
 		t.Errorf("the sweep that finds the clock set back finds %+v, want nothing", got)
 	}
 	if n := w.count(t, "job_sweep WHERE name = 'reaper' AND swept_at <= clock_timestamp() AND continuous_since <= clock_timestamp()"); n != 1 {
@@ -304,7 +297,7 @@ func TestClockSetBackStopsNoSweep(t *testing.T) {
 	w.exec(t, "INSERT INTO simplequeue.job_lease (claim_id, claim_nonce, beat_at) VALUES ($1, $2, now() + interval '1 minute')", alive, nonce)
 	w.running(t, "-30 seconds", 1, 3, 0) // by a clock that was set back a little
 	w.exec(t, "UPDATE simplequeue.job_sweep SET swept_at = swept_at - interval '12 seconds', continuous_since = continuous_since - interval '12 seconds'")
-	if got := sweep(); got.Requeued != 1 {
+	if got := w.sweep(t); got.Requeued != 1 {
 		t.Errorf("a later sweep finds %+v, want one job requeued", got)
 	}
 	if n := w.count(t, "job_running"); n != 2 {
