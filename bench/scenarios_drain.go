@@ -15,13 +15,7 @@ var drainScenarios = []scenario{
 // drain: a backlog is there; from the start of the workers until the last job is
 // settled.
 func drain(ctx context.Context, t *trial) error {
-	if err := t.insertAll(ctx, t.jobs); err != nil {
-		return err
-	}
-	if err := t.vacuum(ctx); err != nil {
-		return err
-	}
-	if err := t.begin(ctx, t.ledger.done.Load, 0); err != nil {
+	if err := t.beginWith(ctx, t.jobs, 0); err != nil {
 		return err
 	}
 	return t.withWorkers(ctx, func(ctx context.Context) error {
@@ -32,16 +26,21 @@ func drain(ctx context.Context, t *trial) error {
 	})
 }
 
-// backlog: the first seconds of a backlog so large that it is nowhere near its
-// end.
-func backlog(ctx context.Context, t *trial) error {
-	if err := t.insertAll(ctx, t.backlog); err != nil {
+// beginWith begins to measure what becomes of a backlog of n jobs.
+func (t *trial) beginWith(ctx context.Context, n int, expected time.Duration) error {
+	if err := t.insertAll(ctx, n); err != nil {
 		return err
 	}
 	if err := t.vacuum(ctx); err != nil {
 		return err
 	}
-	if err := t.begin(ctx, t.ledger.done.Load, seconds(t.backlogSeconds)); err != nil {
+	return t.begin(ctx, t.ledger.done.Load, expected)
+}
+
+// backlog: the first seconds of a backlog so large that it is nowhere near its
+// end.
+func backlog(ctx context.Context, t *trial) error {
+	if err := t.beginWith(ctx, t.backlog, seconds(t.backlogSeconds)); err != nil {
 		return err
 	}
 	return t.withWorkers(ctx, func(ctx context.Context) error {

@@ -18,13 +18,7 @@ const smallKeys, smallJobs = 100, 10
 // long when they are alone. Their latency counts, and the rate of all.
 func fair(ctx context.Context, t *trial) error {
 	t.shape = func(_ int, job *Job) { job.FairKey = "large" }
-	if err := t.insertAll(ctx, t.jobs); err != nil {
-		return err
-	}
-	if err := t.vacuum(ctx); err != nil {
-		return err
-	}
-	if err := t.begin(ctx, t.ledger.done.Load, 0); err != nil {
+	if err := t.beginWith(ctx, t.jobs, 0); err != nil {
 		return err
 	}
 	return t.withWorkers(ctx, func(ctx context.Context) error {
