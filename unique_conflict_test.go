@@ -205,6 +205,31 @@ func TestDebounce(t *testing.T) {
 	}
 }
 
+// Who waits for a job learns of its end also when another insert has replaced it,
+// and nothing else is kept of it.
+func TestReplacedJobIsStillAwaited(t *testing.T) {
+	t.Parallel()
+	pool := pgtest.New(t)
+	opts := handler("a", func(_ context.Context, job *simplequeue.Job) error { return job.SetResult(string(job.Payload)) })
+	opts.Retention.Archive = simplequeue.KeepNothing
+	q := newQueue(t, pool, opts)
+	ids := map[string]uuid.UUID{}
+	for name, delay := range map[string]time.Duration{"queued": 0, "scheduled": time.Hour} {
+		ids[name] = insert(t, q, simplequeue.NewJob{Queue: "a", UniqueKey: name, Payload: "old", Delay: delay, Awaited: true})
+		r, err := q.Insert(t.Context(), simplequeue.NewJob{Queue: "a", UniqueKey: name, Payload: "new", Unique: replace})
+		if err != nil || !r.Replaced || r.ID != ids[name] {
+			t.Fatalf("Insert = %+v, %v", r, err)
+		}
+	}
+	start(t, q)
+	eventually(t, "both have ended", func() bool { return len(counts(t, q, "a")) == 0 })
+	for name, id := range ids {
+		if ended, err := q.Wait(t.Context(), id); err != nil || string(ended.Result) != `"\"new\""` {
+			t.Errorf("%s: ended as %q with result %s, %v", name, ended.State, ended.Result, err)
+		}
+	}
+}
+
 // A change inside a transaction of the caller's is there when that commits and
 // not otherwise; claims and promotion go on around it.
 func TestReplaceInTheCallersTransaction(t *testing.T) {

@@ -320,6 +320,9 @@ BEGIN
     IF old -> 'props' ? 'bounded' THEN
         props := coalesce(props, '{}') || '{"bounded": true}'; -- it keeps its place
     END IF;
+    IF old -> 'props' ? 'awaited' THEN
+        props := coalesce(props, '{}') || '{"awaited": true}'; -- who waits for it waits on
+    END IF;
     DELETE FROM {schema}.job_fingerprint AS f WHERE f.job_id = holder AND old ->> 'fingerprint' IS NOT NULL;
     IF fingerprint IS NOT NULL THEN
         INSERT INTO {schema}.job_fingerprint (fingerprint, job_id) VALUES (take_over.fingerprint, holder);
@@ -488,7 +491,8 @@ BEGIN
             'unique_fields', unique_fields::text, 'has an empty part: write it like "user.id"'),
         (jsonb_typeof(metadata) <> 'object' OR jsonb_path_exists(metadata, 'strict $.* ? (@.type() <> "string")', silent => true), 'metadata', metadata::text, 'must be an object of strings'),
         (jsonb_typeof(trace_context) <> 'object' OR jsonb_path_exists(trace_context, 'strict $.* ? (@.type() <> "string")', silent => true), 'trace_context', trace_context::text, 'must be an object of strings'),
-        (timeout <> 'none' AND CASE WHEN timeout <> 'none' THEN timeout::interval END <= interval '0', 'timeout', timeout, 'must be positive, or none'),
+        (timeout <> 'none' AND CASE WHEN timeout <> 'none' THEN timeout::interval <= interval '0' OR timeout::interval > interval '36500 days' END,
+            'timeout', timeout, 'must be positive and at most 100 years, or none'),
         ({schema}.keep_seconds(keep_archive) NOT BETWEEN 1 AND 315360000 AND keep_archive NOT IN ('forever', 'nothing'), 'keep_archive', keep_archive, 'must be positive and at most 10 years, forever or nothing'),
         ({schema}.keep_seconds(keep_dead_letter) NOT BETWEEN 1 AND 315360000 AND keep_dead_letter NOT IN ('forever', 'nothing'), 'keep_dead_letter', keep_dead_letter, 'must be positive and at most 10 years, forever or nothing'),
         (bytes > 1048576, 'payload', bytes || ' bytes', 'is larger than 1048576 bytes: store the data elsewhere and pass a reference')
