@@ -101,14 +101,16 @@ func (c *completer) run(ctx context.Context) {
 			}
 			break
 		}
-		c.flush(ctx, batch, false)
-		if ctx.Err() != nil {
-			return
+		for sorted, again := apart(batch); len(sorted) > 0; sorted, again = apart(again) {
+			c.flush(ctx, sorted, false)
+			if ctx.Err() != nil {
+				return
+			}
 		}
 	}
 }
 
-// flush writes a batch, for as long as it takes. An outcome that the database
+// flush writes a sorted batch, for as long as it takes. An outcome that the database
 // refuses is found by halving the batch, and does not hold up the others.
 // doubtful means that an earlier try may have written them.
 func (c *completer) flush(ctx context.Context, batch []outcomeOf, doubtful bool) {

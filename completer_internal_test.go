@@ -114,6 +114,11 @@ func (r fakeRow) Scan(dest ...any) error { *dest[0].(*int64) = r.id; return nil 
 // failed for good, inside a bubble of fake time.
 func completing(t *testing.T, n int, f *fakeSettler, test func(t *testing.T, c *completer)) {
 	t.Helper()
+	completingClaims(t, testClaims(n), f, test)
+}
+
+func completingClaims(t *testing.T, claims []*claim, f *fakeSettler, test func(t *testing.T, c *completer)) {
+	t.Helper()
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		log := slog.New(slog.DiscardHandler)
@@ -121,11 +126,10 @@ func completing(t *testing.T, n int, f *fakeSettler, test func(t *testing.T, c *
 		h := &health{}
 		f.running, f.written = map[int64]bool{}, map[int64]int{}
 		c := &completer{
-			db: f, partitions: f, in: make(chan outcomeOf, n), finish: make(chan struct{}), log: log, stats: stats,
+			db: f, partitions: f, in: make(chan outcomeOf, len(claims)), finish: make(chan struct{}), log: log, stats: stats,
 			beater: newBeater(&fakeLeaser{}, testInterval, testLease, log, h.loop("heartbeat", testInterval), stats),
 			health: h.loop("completer", 0), written: func([]outcomeOf) {},
 		}
-		claims := testClaims(n)
 		c.beater.add(claims)
 		for _, claim := range claims {
 			claim.route = &queueRoute{}
@@ -168,6 +172,27 @@ func (f *fakeSettler) check(t *testing.T, c *completer, n int, missing ...int64)
 
 func refused(code string) error {
 	return &pgconn.PgError{Severity: "ERROR", Code: code, Message: "refused"}
+}
+
+// After a failover to a standby that missed the last claims their ids are given
+// again: an outcome from before it and one from after it may meet. They are
+// written one after the other, and one is lost.
+func TestOutcomesOfOneClaimIDAreWrittenApart(t *testing.T) {
+	claims := testClaims(5)
+	claims[3].id, claims[4].id = 2, 2
+	f := &fakeSettler{refuse: func(s tried) error {
+		if slices.Sort(s.ids); len(slices.Compact(s.ids)) != len(s.ids) {
+			t.Errorf("claims %d in one batch", s.ids)
+		}
+		return nil
+	}}
+	completingClaims(t, claims, f, func(t *testing.T, c *completer) {
+		synctest.Wait()
+		f.check(t, c, 3)
+		if lost := c.stats.leasesLost.Load(); lost != 2 {
+			t.Errorf("%d leases lost, want 2", lost)
+		}
+	})
 }
 
 // One outcome that the database refuses holds up none of its neighbours: the

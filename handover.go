@@ -1,10 +1,8 @@
 package simplequeue
 
 import (
-	"cmp"
 	"context"
 	"log/slog"
-	"slices"
 	"time"
 
 	"github.com/simplequeue/simplequeue/internal/store"
@@ -81,7 +79,7 @@ func (h *handover) look(ctx context.Context, open []outcomeOf) (still []outcomeO
 	if len(open) == 0 {
 		return nil
 	}
-	slices.SortFunc(open, func(a, b outcomeOf) int { return cmp.Compare(a.claim.id, b.claim.id) })
+	open, still = apart(open)
 	claims := make([]store.Claim, 0, len(open))
 	for _, o := range open {
 		// A handler that was given up may be writing to its transaction at this
@@ -95,7 +93,7 @@ func (h *handover) look(ctx context.Context, open []outcomeOf) (still []outcomeO
 		h.health.report(err)
 	}
 	if err != nil {
-		return open
+		return append(open, still...)
 	}
 	for _, o := range open {
 		switch sight, looked := seen[o.claim.id]; {

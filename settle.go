@@ -8,9 +8,24 @@ import (
 	"github.com/simplequeue/simplequeue/janitor"
 )
 
-// settleSteps are the statements that write a batch. It sorts the batch.
-func settleSteps(batch []outcomeOf, aside bool) []store.Step {
+// apart sorts outcomes by claim id, as statements want them, and moves those
+// apart whose id another one has, which statements cannot tell from each other:
+// a failover to a standby that missed the last claims sets the ids back.
+func apart(batch []outcomeOf) (sorted, again []outcomeOf) {
 	slices.SortFunc(batch, func(a, b outcomeOf) int { return cmp.Compare(a.claim.id, b.claim.id) })
+	sorted = batch[:0]
+	for _, o := range batch {
+		if n := len(sorted); n > 0 && sorted[n-1].claim.id == o.claim.id {
+			again = append(again, o)
+		} else {
+			sorted = append(sorted, o)
+		}
+	}
+	return sorted, again
+}
+
+// settleSteps are the statements that write a batch that is sorted.
+func settleSteps(batch []outcomeOf, aside bool) []store.Step {
 	var locks, steps []store.Step
 	for len(batch) > 0 {
 		// The claims of one chunk are in one table.
