@@ -294,6 +294,103 @@ func TestRedriveFindsJobsOnTheirWayToTheDeadLetters(t *testing.T) {
 	}
 }
 
+// A step moves a payload of any size apart, where the redrive of a job that the
+// janitor has not moved yet has to leave it; the step is made again.
+func TestRedriveOfAJobWithStepsBeforeItIsMoved(t *testing.T) {
+	t.Parallel()
+	pool := pgtest.New(t)
+	var made atomic.Int32
+	opts := handler("a", func(ctx context.Context, job *simplequeue.Job) error {
+		if _, err := simplequeue.Step(ctx, job, "step", func(context.Context) (int32, error) { return made.Add(1), nil }); err != nil {
+			return err
+		}
+		if made.Load() == 1 {
+			return simplequeue.RetryAfter(time.Hour, errors.New("later"))
+		}
+		return job.SetResult(string(job.Payload))
+	})
+	opts.JanitorInterval = time.Hour
+	q := newQueue(t, pool, opts)
+	id := insert(t, q, simplequeue.NewJob{Queue: "a", Payload: "small"})
+	start(t, q)
+	awaitState(t, q, id, simplequeue.StateWaiting)
+	if _, err := q.Cancel(t.Context(), id, ""); err != nil {
+		t.Fatal(err)
+	}
+	if n := queryOne[int](t, pool, "SELECT count(*) FROM simplequeue.job_finished"); n != 1 {
+		t.Fatalf("%d jobs to be moved, want 1", n)
+	}
+	if r, err := q.Redrive(t.Context(), simplequeue.Filter{Queue: "a"}, simplequeue.Redrive{}); err != nil || len(r.IDs) != 1 {
+		t.Fatalf("Redrive: %+v, %v", r, err)
+	}
+	if info := awaitState(t, q, id, simplequeue.StateCompleted); string(info.Payload) != `"small"` || string(info.Result) != `"\"small\""` {
+		t.Errorf("payload %s, result %s", info.Payload, info.Result)
+	}
+	if made.Load() != 2 {
+		t.Errorf("the step was made %d times, want 2", made.Load())
+	}
+	if n := queryOne[int](t, pool, "SELECT count(*) FROM simplequeue.job_payload"); n != 0 {
+		t.Errorf("%d payloads are left", n)
+	}
+}
+
+// A job that the janitor moves to the dead letter queue at this moment is
+// redriven from there.
+func TestRedriveMeetsTheJanitor(t *testing.T) {
+	t.Parallel()
+	pool := pgtest.New(t)
+	q := newQueue(t, pool, simplequeue.Options{})
+	id := insert(t, q, simplequeue.NewJob{Queue: "a"})
+	if _, err := q.Cancel(t.Context(), id, ""); err != nil {
+		t.Fatal(err)
+	}
+	execute(t, pool, `
+		CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN PERFORM pg_advisory_xact_lock(7); RETURN NEW; END$$;
+		CREATE TRIGGER slow BEFORE INSERT ON simplequeue.job_queue_dlq FOR EACH ROW EXECUTE FUNCTION slow()`)
+	gate, err := pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = gate.Rollback(context.Background()) }()
+	if _, err := gate.Exec(t.Context(), "SELECT pg_advisory_xact_lock(7)"); err != nil {
+		t.Fatal(err)
+	}
+	j, err := janitor.New(pool, janitor.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	moved := make(chan error, 1)
+	go func() { _, err := j.Once(t.Context()); moved <- err }()
+	waiting := func(n int) func() bool {
+		return func() bool {
+			return queryOne[int](t, pool, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'") >= n
+		}
+	}
+	eventually(t, "the janitor waits", waiting(1))
+	type answer struct {
+		r   simplequeue.Redriven
+		err error
+	}
+	redriven := make(chan answer, 1)
+	go func() {
+		r, err := q.Redrive(t.Context(), simplequeue.Filter{IDs: []uuid.UUID{id}}, simplequeue.Redrive{})
+		redriven <- answer{r, err}
+	}()
+	eventually(t, "the redrive waits or is over", func() bool { return len(redriven) == 1 || waiting(2)() })
+	if err := gate.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if a := <-redriven; a.err != nil || len(a.r.IDs) != 1 {
+		t.Errorf("Redrive: %+v, %v", a.r, a.err)
+	}
+	if err := <-moved; err != nil {
+		t.Error(err)
+	}
+	if s := state(t, q, id); s != simplequeue.StatePending {
+		t.Errorf("state %s, want %s", s, simplequeue.StatePending)
+	}
+}
+
 // A replay runs a copy; the archive goes on to say what it said.
 func TestReplayCopiesCompletedJobs(t *testing.T) {
 	t.Parallel()

@@ -10,19 +10,18 @@ import (
 
 // A job that ended goes back among the live ones: out of its table, in the queue
 // with all attempts before it, its key, fingerprint and payload as a live job
-// has them. Rows are taken in one order, then keys in one order, as everywhere;
-// a row that somebody else is redriving is left to them. A row whose key a live
-// job holds stays. One that crashed its workers is still a suspect. One that has
-// closed its order key is let in at once, at its old place; any other that has
-// gates lines up anew, in the order of the ids.
+// has them. Rows are taken in one order, then keys in one order, as everywhere. A
+// row whose key a live job holds stays. One that crashed its workers is still a
+// suspect. One that has closed its order key is let in at once, at its old place;
+// any other that has gates lines up anew, in the order of the ids.
 var redrive = `
 WITH ended AS MATERIALIZED (
     SELECT d.id, d.created_at, d.max_attempts, d.crash_count, d.priority, d.queue, d.kind,
-           d.unique_scope, d.unique_key, d.fingerprint, d.payload, d.raw, d.errors, d.props, {size} AS size
+           d.unique_scope, d.unique_key, d.fingerprint, d.payload, d.raw, d.errors, d.props, {size} AS size, {apart} AS apart
     FROM {schema}.{table} AS d
     WHERE d.id = ANY ($1::text[]::uuid[]) AND d.state <> 'completed'
     ORDER BY d.id
-    FOR UPDATE SKIP LOCKED
+    {lock}
 ), taken AS (
     INSERT INTO {schema}.job_unique (scope, key, job_id)
     SELECT k.unique_scope, k.unique_key, k.id
@@ -36,7 +35,7 @@ WITH ended AS MATERIALIZED (
     RETURNING job_id
 ), judged AS MATERIALIZED (
     SELECT e.id, e.created_at, e.max_attempts, e.crash_count, e.priority, e.queue, e.kind,
-           e.unique_scope, e.unique_key, e.fingerprint, e.payload, e.raw, e.errors, e.props, e.size,
+           e.unique_scope, e.unique_key, e.fingerprint, e.payload, e.raw, e.errors, e.props, e.size, e.apart,
            e.unique_key IS NULL OR e.id IN (SELECT t.job_id FROM taken AS t) AS free,
            CASE WHEN e.crash_count > 0 THEN -2 ELSE e.priority END AS lane
     FROM ended AS e
@@ -74,9 +73,9 @@ WITH ended AS MATERIALIZED (
     RETURNING job_id
 ), back AS MATERIALIZED (
     SELECT j.id, j.created_at, 0 AS attempt, coalesce($2::integer, j.max_attempts) AS max_attempts, 0 AS reprocess_count,
-           least(j.crash_count, 1) AS crash_count, CASE WHEN j.size > 1024 THEN j.size ELSE 0 END AS payload_bytes,
+           least(j.crash_count, 1) AS crash_count, CASE WHEN j.apart THEN j.size ELSE 0 END AS payload_bytes,
            j.priority, j.queue, j.kind, j.unique_scope, j.unique_key, j.fingerprint,
-           CASE WHEN j.size <= 1024 THEN j.payload END AS payload, CASE WHEN j.size <= 1024 THEN j.raw END AS raw, j.errors,
+           CASE WHEN NOT j.apart THEN j.payload END AS payload, CASE WHEN NOT j.apart THEN j.raw END AS raw, j.errors,
            (coalesce(j.props, '{}') - 'redrive_conflict') || jsonb_build_object('redrives', coalesce((j.props ->> 'redrives')::integer, 0) + 1) AS props,
            j.lane, j.props ? 'gates' AND j.id <> ALL (ARRAY(SELECT r.job_id FROM resumed AS r)) AS gated
     FROM judged AS j
@@ -110,18 +109,25 @@ FROM judged AS j
 ORDER BY j.id`
 
 var (
+	// A row that somebody else is redriving is left to them.
 	redriveDead = Define(in("job_queue_dlq", strings.NewReplacer(
-		"{size}", sizeOf("d"),
+		"{size}", sizeOf("d"), "{apart}", sizeOf("d")+" > 1024", "{lock}", "FOR UPDATE SKIP LOCKED",
 		"{big}", `big AS (
     INSERT INTO {schema}.job_payload (id, payload, raw)
     SELECT j.id, j.payload, j.raw
     FROM judged AS j
-    WHERE j.free AND j.size > 1024
+    WHERE j.free AND j.apart
 ), `).Replace(redrive)))
 	// What ended outside a worker and has not been moved yet still has its payload
-	// where a live job has it.
+	// where a live job has it, with the steps it had made. Who has locked its row
+	// may be moving it: so this waits, and looks before redriveDead does.
 	redriveFinished = Define(in("job_finished", strings.NewReplacer(
-		"{size}", "d.payload_bytes", "{big}", "").Replace(redrive)))
+		"{size}", "d.payload_bytes", "{apart}", "d.payload_bytes > 0", "{lock}", "FOR UPDATE",
+		"{big}", `afresh AS (
+    UPDATE {schema}.job_payload
+    SET steps = NULL
+    WHERE id = ANY (ARRAY(SELECT j.id FROM judged AS j WHERE j.free AND j.apart)) AND steps IS NOT NULL
+), `).Replace(redrive)))
 )
 
 // sizeOf is the number of bytes of a row's payload.
@@ -170,8 +176,8 @@ func (db *DB) Redrive(ctx context.Context, limit time.Duration, ids [][16]byte, 
 	r := Redriven{Lanes: map[Lane]bool{}}
 	args := []any{uuids(ids), maxAttempts}
 	err := db.Tx(ctx, limit,
-		Step{Statement: redriveDead, Args: args, Scan: r.scan},
-		Step{Statement: redriveFinished, Args: args, Scan: r.scan})
+		Step{Statement: redriveFinished, Args: args, Scan: r.scan},
+		Step{Statement: redriveDead, Args: args, Scan: r.scan})
 	if err != nil || len(r.Conflicts) == 0 {
 		return r, err
 	}
