@@ -128,11 +128,11 @@ func (q *SimpleQueue) Replay(ctx context.Context, f Filter, how Redrive) (Redriv
 		if err != nil || len(rows) == 0 {
 			return err
 		}
-		b, err := q.copies(rows, how)
-		if err != nil {
-			return err
+		b, jobs, err := q.insertCopies(ctx, rows, how)
+		for try := 0; err != nil && try < boundTries && q.unaware(ctx, err, jobs); try++ {
+			b, jobs, err = q.insertCopies(ctx, rows, how)
 		}
-		if err := q.insertKeyed(ctx, b); err != nil {
+		if err != nil {
 			return err
 		}
 		q.wakes.jobs(b.runnable(), len(b.jobs))
@@ -150,26 +150,29 @@ func (q *SimpleQueue) Replay(ctx context.Context, f Filter, how Redrive) (Redriv
 	})
 }
 
-// copies are new jobs like the archived ones. They are not checked again, nor
-// do they pass the insert's middleware: they have.
-func (q *SimpleQueue) copies(rows []store.Archived, how Redrive) (*batch, error) {
+// insertCopies inserts new jobs like the archived ones. They are not checked
+// again, nor do they pass the insert's middleware: they have. They go into a
+// queue with a limit without taking a slot.
+func (q *SimpleQueue) insertCopies(ctx context.Context, rows []store.Archived, how Redrive) (*batch, []NewJob, error) {
 	b := &batch{jobs: make([]ready, len(rows)), results: make([]Inserted, len(rows))}
+	jobs := make([]NewJob, len(rows))
 	for i := range rows {
 		a, r := &rows[i], &b.jobs[i]
 		id, err := uuid.NewV7()
 		if err != nil {
-			return nil, fmt.Errorf("simplequeue: make an id: %w", err)
+			return nil, nil, fmt.Errorf("simplequeue: make an id: %w", err)
 		}
-		r.job = &NewJob{
+		jobs[i] = NewJob{
 			Queue: a.Queue, Kind: a.Kind, Priority: int(a.Priority), Raw: a.Raw, Fingerprint: deref(a.Fingerprint),
 			UniqueKey: deref(a.UniqueKey), UniqueGlobal: a.UniqueKey != nil && deref(a.UniqueScope) == "",
 		}
+		r.job, r.bounded = &jobs[i], q.bounds.has(a.Queue)
 		r.id, r.maxAttempts, r.payload, r.size = id, int(a.MaxAttempts), a.Payload, len(deref(a.Payload))+len(a.Raw)
 		if how.MaxAttempts > 0 {
 			r.maxAttempts = min(how.MaxAttempts, maxAttempts)
 		}
 		if r.props, err = replayProps(a); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		var p props
 		if a.Props != nil {
@@ -181,7 +184,7 @@ func (q *SimpleQueue) copies(rows []store.Archived, how Redrive) (*batch, error)
 		}
 		b.results[i].ID = id
 	}
-	return b, nil
+	return b, jobs, q.insertKeyed(ctx, b)
 }
 
 // replayProps are the properties of an archived job for its copy. What a newer

@@ -461,12 +461,18 @@ func TestReplayDoesNotPassInsertMiddleware(t *testing.T) {
 // beside it, also into a priority that the queue has not had.
 func TestRedriveIntoABoundedQueue(t *testing.T) {
 	t.Parallel()
-	q := newQueue(t, pgtest.New(t), handler("full", func(context.Context, *simplequeue.Job) error {
-		return simplequeue.Critical(errors.New("no"))
+	pool := pgtest.New(t)
+	q := newQueue(t, pool, handler("full", func(_ context.Context, job *simplequeue.Job) error {
+		if job.Kind == "dead" {
+			return simplequeue.Critical(errors.New("no"))
+		}
+		return nil
 	}))
 	stop := start(t, q)
-	dead := insert(t, q, simplequeue.NewJob{Queue: "full"})
+	dead := insert(t, q, simplequeue.NewJob{Queue: "full", Kind: "dead"})
 	awaitState(t, q, dead, simplequeue.StateCritical)
+	done := insert(t, q, simplequeue.NewJob{Queue: "full", Priority: 3})
+	awaitState(t, q, done, simplequeue.StateCompleted)
 	if err := stop(); err != nil {
 		t.Fatal(err)
 	}
@@ -476,6 +482,12 @@ func TestRedriveIntoABoundedQueue(t *testing.T) {
 	waits := insert(t, q, simplequeue.NewJob{Queue: "full", Delay: time.Hour})
 	if r, err := q.Redrive(t.Context(), simplequeue.Filter{IDs: []uuid.UUID{dead}}, simplequeue.Redrive{}); err != nil || len(r.IDs) != 1 {
 		t.Errorf("Redrive: %+v, %v", r, err)
+	}
+	for name, q := range map[string]*simplequeue.SimpleQueue{"one that knows": q, "one that does not": newQueue(t, pool, simplequeue.Options{})} {
+		r, err := q.Replay(t.Context(), simplequeue.Filter{IDs: []uuid.UUID{done}}, simplequeue.Redrive{})
+		if err != nil || len(r.IDs) != 1 {
+			t.Errorf("Replay by %s: %+v, %v", name, r, err)
+		}
 	}
 	priority := 7
 	if err := q.Change(t.Context(), waits, simplequeue.Change{Priority: &priority}); err != nil {
