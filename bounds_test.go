@@ -535,6 +535,32 @@ func TestNewLimitHoldsForWhoDoesNotKnowIt(t *testing.T) {
 	}
 }
 
+// Inserts that share a transaction with one that meets a limit it did not know
+// of go in all the same.
+func TestNewLimitDisturbsNoNeighbour(t *testing.T) {
+	t.Parallel()
+	pool, direct := twoPools(t, 1)
+	q := newQueue(t, pool, simplequeue.Options{})
+	insert(t, q, simplequeue.NewJob{Queue: "a"})
+	limit(t, newQueue(t, direct, simplequeue.Options{}), 1)
+	release := holdAll(t, q, pool)
+	var calls []*insertCall
+	for i := range 20 {
+		queue := "free"
+		if i == 7 {
+			queue = "a"
+		}
+		calls = append(calls, insertAside(t.Context(), q, simplequeue.NewJob{Queue: queue}))
+	}
+	awaitPending(t, q, len(calls))
+	release()
+	for i, c := range calls {
+		if err := c.wait(t); err != nil {
+			t.Errorf("call %d: %v", i, err)
+		}
+	}
+}
+
 // Jobs of queues without a limit have nothing to do with slots, and their
 // inserts send the statements that they always sent.
 func TestUnboundedQueuesPayNothing(t *testing.T) {

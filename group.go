@@ -325,7 +325,9 @@ func (g *grouper) put(ctx context.Context, conn *pgx.Conn, calls []*groupCall) {
 	}
 	b := merge(calls)
 	err := g.queue.putPlain(ctx, conn, b)
-	if len(calls) > 1 && store.Answered(err) && !store.Transient(err) && !store.SchemaMissing(err) {
+	// 40001: one of the queues has got a limit.
+	refused := store.Answered(err) && !store.SchemaMissing(err) && (!store.Transient(err) || store.Code(err) == "40001")
+	if len(calls) > 1 && refused {
 		g.put(ctx, conn, calls[:len(calls)/2])
 		g.put(ctx, conn, calls[len(calls)/2:])
 		return
@@ -333,7 +335,26 @@ func (g *grouper) put(ctx context.Context, conn *pgx.Conn, calls []*groupCall) {
 	if err == nil {
 		g.queue.wakes.jobs(b.lanes, len(b.jobs))
 	}
+	if conn.IsClosed() {
+		g.undecided(conn, b)
+	}
 	answer(ctx, calls, err)
+}
+
+// undecided makes repetitions of a batch wait until the server has let go of the
+// connection that broke, or was given up, on the way: until then it may commit.
+func (g *grouper) undecided(conn *pgx.Conn, b *batch) {
+	f := &flight{over: make(chan struct{})}
+	g.mu.Lock()
+	for i := range b.jobs {
+		f.left = append(f.left, b.jobs[i].id)
+		g.left[b.jobs[i].id] = f
+	}
+	g.mu.Unlock()
+	go func() {
+		<-conn.PgConn().CleanupDone()
+		g.end(f)
+	}()
 }
 
 // merge makes one batch of the calls' jobs, in order.
@@ -382,7 +403,9 @@ func (g *grouper) end(f *flight) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, id := range f.left {
-		delete(g.left, id)
+		if g.left[id] == f {
+			delete(g.left, id)
+		}
 	}
 	close(f.over)
 }

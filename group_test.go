@@ -17,6 +17,7 @@ import (
 
 	"github.com/simplequeue/simplequeue"
 	"github.com/simplequeue/simplequeue/internal/pgtest"
+	"github.com/simplequeue/simplequeue/internal/store"
 )
 
 // insertCall is an insert on its way.
@@ -278,6 +279,59 @@ func TestInsertLeftUnderWayIsInDoubt(t *testing.T) {
 	}
 	if got := string(get(t, q, again.ID).Raw); got != "as it was" {
 		t.Errorf("inserted %q, want the bytes at the time of the call", got)
+	}
+}
+
+// A lone insert that its caller has left may yet be committed: its repetition
+// waits for that too.
+func TestLoneInsertLeftUnderWayIsRepeatedAfterIt(t *testing.T) {
+	t.Parallel()
+	pool, direct := twoPools(t, 2)
+	q := newQueue(t, pool, simplequeue.Options{})
+	insert(t, q, simplequeue.NewJob{Queue: "a"})
+	execute(t, direct, `CREATE FUNCTION public.stubborn() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN
+			LOOP
+				BEGIN
+					PERFORM pg_advisory_xact_lock(1);
+					RETURN NEW;
+				EXCEPTION WHEN query_canceled THEN
+				END;
+			END LOOP;
+		END$$`,
+		"CREATE TRIGGER stubborn BEFORE INSERT ON simplequeue.job_queue FOR EACH ROW WHEN (NEW.kind = 'slow') EXECUTE FUNCTION public.stubborn()")
+	tx, err := direct.Begin(t.Context())
+	if err == nil {
+		_, err = tx.Exec(t.Context(), "SELECT pg_advisory_xact_lock(1)")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = tx.Rollback(context.Background()) }()
+	ctx, cancel := context.WithCancel(t.Context())
+	leaves := insertAside(ctx, q, simplequeue.NewJob{Queue: "a", Kind: "slow"})
+	eventually(t, "it is under way", func() bool { return waiting(t, direct, "INSERT INTO") == 1 })
+	cancel()
+	var unknown *simplequeue.InsertUnknownError
+	if err := leaves.wait(t); !errors.As(err, &unknown) || len(unknown.IDs) != 1 {
+		t.Fatalf("error %v, want a doubt about one job", err)
+	}
+	// The next one is in another table: no index sees both.
+	execute(t, direct, fmt.Sprintf("SELECT setval(pg_get_serial_sequence('simplequeue.job_queue', 'seq'), %d)", store.ChunkStart(1)))
+	again := simplequeue.NewJob{ID: unknown.IDs[0], Queue: "a"}
+	short, stop := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer stop()
+	if r, err := q.Insert(short, again); !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, simplequeue.ErrInsertUnknown) {
+		t.Errorf("repeated while the first is under way: %+v, %v, want the context's error", r, err)
+	}
+	repeated := insertAside(t.Context(), q, again)
+	if err := tx.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := repeated.wait(t); err != nil || !repeated.results[0].Duplicate {
+		t.Errorf("repeated: %+v, %v, want a duplicate", repeated.results, err)
+	}
+	if n := queryOne[int](t, direct, "SELECT count(*) FROM simplequeue.job_queue"); n != 2 {
+		t.Errorf("%d jobs, want the first and one more", n)
 	}
 }
 

@@ -22,11 +22,13 @@ const (
 // insertKeyed starts again, with no key taken, where a holder was gone when it
 // was looked up: one statement takes its keys in order, but a second one in the
 // same transaction could meet others the wrong way round. Lists of several
-// statements can, and start again after a deadlock.
+// statements can, and start again after a deadlock; and so does one whose id an
+// earlier insert has committed meanwhile, which its caller had left in doubt.
 func (q *SimpleQueue) insertKeyed(ctx context.Context, b *batch) error {
 	for try := 1; ; try++ {
 		err := q.tryKeyed(ctx, b)
-		if store.Code(err) != "40P01" && !errors.Is(err, ErrUniqueContention) || try == keyedTries {
+		again := store.Code(err) == "40P01" || store.Code(err) == "23505" || errors.Is(err, ErrUniqueContention)
+		if !again || try == keyedTries {
 			return err
 		}
 		for i := range b.jobs {
