@@ -30,11 +30,13 @@ const (
 // is changed. An insert that would go over it fails with [ErrQueueFull].
 //
 // Where there are more live jobs than a lowered limit allows, none is inserted
-// until there are fewer. Jobs inserted while the queue had no limit, or by
-// transactions that had begun then, are not counted.
+// until there are fewer. Not counted are jobs inserted while the queue had no
+// limit, or by transactions that had begun then, and those that
+// [SimpleQueue.Redrive] and [SimpleQueue.Replay] bring back.
 //
 // A transaction that is the first to insert into a priority of the queue is
-// waited for, as long as ctx allows.
+// waited for, as long as ctx allows. Errors: an [*InvalidOptionError] for the
+// queue's name or the limit, and those of the database.
 func (q *SimpleQueue) SetQueueLimit(ctx context.Context, queue string, limit int) error {
 	if problem := queueNameProblem(queue); problem != "" {
 		return &InvalidOptionError{"queue", queue, problem}

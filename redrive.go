@@ -48,10 +48,10 @@ type KeyConflict struct {
 // the same ids: pending, with a fresh budget of attempts and reschedules, at the
 // end of the lane of their priority. Error history, metadata and all else stay;
 // JobInfo.Redrives counts. A job that has crashed its worker comes back as a
-// suspect, one more crash from where it was. A dead job that keeps its order key
-// closed runs at its old place, before those behind it; any other job with an
-// order or fairness key lines up anew. A job whose unique key a live job
-// holds stays in the dead letter queue, which notes the holder in its row
+// suspect, with one crash counted, however many there were. A dead job that keeps
+// its order key closed runs at its old place, before those behind it; any other
+// job with an order or fairness key lines up anew. A job whose unique key a live
+// job holds stays in the dead letter queue, which notes the holder in its row
 // (props -> 'redrive_conflict').
 //
 // Redrive goes through the jobs that match and had ended when it was called, in
