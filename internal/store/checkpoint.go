@@ -18,8 +18,8 @@ func (c Claim) Slot() int { return Slot(Chunk(c.ID)) }
 
 const held = `r.claim_id = $1::bigint AND r.claim_nonce = $2::bigint`
 
-// A checkpoint is an update of the running row, the only statement that updates
-// one. Whatever moves the job on takes the payload from there, so nothing else
+// A checkpoint is an update of the running row; only it and saveStep update one.
+// Whatever moves the job on takes the payload from there, so nothing else
 // has to know; the claim, the attempt and the lane are not touched, so the job
 // is no more claimable than before; and the fence is that of every other write.
 // The row stays locked until the transaction ends, the caller's if it is in one:

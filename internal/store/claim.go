@@ -12,7 +12,7 @@ import (
 
 // Lanes that are no priority.
 const (
-	FrontLane   = -1 // given back, or reaped: claimed before all else
+	FrontLane   = -1 // given back: claimed before all else
 	SuspectLane = -2 // jobs whose worker died while it ran them: one at a time
 )
 
