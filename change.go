@@ -14,17 +14,19 @@ import (
 	"github.com/simplequeue/simplequeue/internal/store"
 )
 
-// Change is what is to be different about a job that has not started. Fields
-// that are nil or zero leave it as it is.
+// Change is what is to be different about a job that is waiting or pending, also
+// between two attempts. Fields that are nil or zero leave it as it is; one at
+// least has to be set.
 type Change struct {
 	// Priority is 0 to 9.
 	Priority *int
 	// RunAt is the earliest time to run, by the database's clock; a time in the
 	// past means now. At most one of RunAt and Delay may be set.
 	RunAt time.Time
-	// Delay is how long to wait from now, by the database's clock.
+	// Delay is how long to wait from now, by the database's clock: up to 100 years.
 	Delay time.Duration
 	// Payload replaces the JSON payload. json.RawMessage("null") is JSON's null.
+	// Options.MaxPayloadBytes bounds what Payload and Raw give here together.
 	Payload any
 	// Raw replaces the raw payload; an empty slice that is not nil removes it.
 	Raw []byte
@@ -39,13 +41,17 @@ const (
 // Change changes a waiting or pending job. When it returns nil, every run of the
 // job that begins from then on sees the change, and none that had begun before
 // exists. A job that keeps its priority keeps its place in the queue, except
-// where a new run time has it wait. A job that waits after a failed attempt can
-// be changed too; so can one whose kind is unknown, which ignores a run time. A
-// job at a gate or held stays there, and a run time counts from when it is let in
-// or committed; so does one that is first of its order key, which it keeps.
+// where a new run time has it wait.
+//
+// A job that waits after a failed attempt can be changed too: a RunAt in the past
+// makes its next attempt now. So can one whose kind is unknown, which ignores a run
+// time. A job that waits at a gate or is held stays there, and a new run time
+// counts from when it is let in or committed. A job that is the first of its order
+// key stays the first, and keeps the others waiting until its new run time.
 //
 // Errors: [ErrStarted] where the job is running, [ErrFinished] where it has
-// ended, [ErrNotFound]; [*InvalidJobError] for what no job may be.
+// ended, [ErrNotFound]; [*InvalidJobError] for what no job may be. A change that
+// sets nothing is an error too, and so is, rarely, a job that kept moving.
 func (q *SimpleQueue) Change(ctx context.Context, id uuid.UUID, c Change) error {
 	sc, err := q.changeOf(&c)
 	if err != nil {
@@ -84,7 +90,7 @@ func (q *SimpleQueue) ChangeMatching(ctx context.Context, f Filter, c Change) (t
 	}
 	for _, s := range f.States {
 		if s != StateWaiting && s != StatePending {
-			return 0, &InvalidFilterError{Field: "States", Value: string(s), Reason: "has started: only waiting and pending jobs can be changed"}
+			return 0, &InvalidFilterError{Field: "States", Value: string(s), Reason: "is of jobs that cannot be changed: only waiting and pending ones can"}
 		}
 	}
 	err = q.ids(ctx, f, changeBatch, func(ids []uuid.UUID) error {

@@ -27,9 +27,9 @@ var (
 	ErrNotFound = errors.New("simplequeue: job not found")
 	// ErrFinished is returned by Cancel and Change when the job has already ended.
 	ErrFinished = errors.New("simplequeue: job already finished")
-	// ErrStarted is returned by Change when the job has started, so that it is too
-	// late.
-	ErrStarted = errors.New("simplequeue: job has already started")
+	// ErrStarted is returned by Change when an attempt of the job is running. It can
+	// be changed again while it waits for the next one, if there is one.
+	ErrStarted = errors.New("simplequeue: job is running")
 	// ErrUniqueContention is returned by an insert that met, several times in a
 	// row, a unique key whose holder was gone when it was looked up. The insert
 	// changed nothing and can be repeated; a transaction of the caller's is to
@@ -151,7 +151,7 @@ func (e *InvalidFilterError) Error() string {
 
 // errTooWide keeps a slip from changing all jobs there are.
 var errTooWide = &InvalidFilterError{
-	Field: "Queue", Reason: "and the others are empty, which matches every job: name ids, a queue, a kind, a unique key, a fingerprint or metadata",
+	Field: "Queue", Reason: "and the others are empty, which matches every job: name ids, a queue, a kind, a unique key, a fingerprint, an order or fairness key, or metadata",
 }
 
 // InsertUnknownError is the error behind [ErrInsertUnknown].

@@ -47,8 +47,8 @@ const (
 	ConflictSkip Conflict = iota
 	// ConflictReplace gives a holder of the same queue that has not started what
 	// the new job says: kind, payload, priority, time to run and all else but
-	// its id and the time of its insert. One that has started, be it that it
-	// waits for its next attempt, is left alone.
+	// its id and the time of its insert. One that has started is left alone, also
+	// while it waits for its next attempt.
 	ConflictReplace
 	// ConflictDebounce puts a holder of the same queue that waits for its first
 	// run off until the new job's time, if that is later, and changes nothing

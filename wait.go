@@ -56,9 +56,9 @@ func (q *SimpleQueue) Wait(ctx context.Context, id uuid.UUID) (JobInfo, error) {
 // WaitAttempt is Wait for the end of the job's first attempt, whatever comes of
 // it: it returns as soon as an attempt has been made, and JobInfo shows what
 // became of it. State is [StateWaiting] for one that failed and is to be repeated,
-// and JobInfo.LastError says why. That a job was given back without having run
-// ends no wait. The error is nil as long as the job lives, and that of Wait when
-// it has ended.
+// and JobInfo.LastError says why. A job that is given back without having run is
+// waited for further. The error is nil as long as the job lives, and that of Wait
+// when it has ended.
 func (q *SimpleQueue) WaitAttempt(ctx context.Context, id uuid.UUID) (JobInfo, error) {
 	return q.await(ctx, id, waitUntil{})
 }
@@ -69,9 +69,9 @@ func (q *SimpleQueue) WaitAttempt(ctx context.Context, id uuid.UUID) (JobInfo, e
 // ctx's error comes the state the job was last seen in; the request to cancel
 // stands.
 //
-// It waits as [SimpleQueue.Wait] does: none of any number of calls holds a
-// connection. Errors are those of Cancel; [ErrNotFound] also where the job has
-// ended and its retention keeps nothing of it.
+// It waits as [SimpleQueue.Wait] does, on the connection that all calls share.
+// Errors are those of Cancel; [ErrNotFound] also where the job has ended and its
+// retention keeps nothing of it.
 func (q *SimpleQueue) CancelAndWait(ctx context.Context, id uuid.UUID, reason string) (State, error) {
 	state, err := q.Cancel(ctx, id, reason)
 	if err != nil || state.Terminal() {
