@@ -31,8 +31,9 @@
 //
 // # Guarantees
 //
-// A committed job is not lost: whatever dies and whenever, it ends in the
-// archive or the dead letter queue, or is still live. It is run at least once,
+// A committed job is not lost as long as the database keeps it: whatever else
+// dies and whenever, it ends in the archive or the dead letter queue, or is still
+// live. It is run at least once,
 // and finished once: every write of a running job matches its fence, so an
 // attempt that has lost its lease changes nothing any more and its context ends
 // with [ErrLeaseLost]. Limits of permits are never exceeded. Time is judged by

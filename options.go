@@ -50,67 +50,77 @@ type Options struct {
 	// takes all of it. A job has its share from before its payload is fetched
 	// until its handler has returned. Default 256 MiB.
 	PayloadMemory int
-	// PermitWait is how long a claimed job waits for its queue's permit, for
-	// payload memory and for its handler's permit, for each, before it is given
-	// back. Default 500 ms.
+	// PermitWait is how long a claimed job waits for its queue's permit, then for
+	// payload memory and then for its handler's permit, for each of the three anew,
+	// before it is given back. 1 ms to 24 h, default 500 ms.
 	PermitWait time.Duration
 	// ClaimThreshold is how many global permits must be free before jobs are
 	// claimed: fewer, larger claims. Default 1.
 	ClaimThreshold int
-	// PollInterval is how often queues are looked at without a wake-up.
-	// Default 1 s.
+	// PollInterval is how often queues are looked at without a wake-up: 1 ms to
+	// 24 h, default 1 s.
 	PollInterval time.Duration
 	// PollOnly does without LISTEN and NOTIFY. Behind PgBouncer in transaction
 	// mode LISTEN never delivers; polling is always correct.
 	PollOnly bool
 
-	// HeartbeatInterval is how often the lease of a running job is renewed.
-	// Default 5 s. A job whose worker has been silent for 2.5 intervals is
+	// HeartbeatInterval is how often the lease of a running job is renewed: 10 ms
+	// to 24 h, default 5 s. A job whose worker has been silent for 2.5 intervals is
 	// taken to be abandoned.
 	HeartbeatInterval time.Duration
-	// ReaperInterval is how often abandoned jobs are looked for. Default: the
-	// heartbeat interval.
+	// ReaperInterval is how often abandoned jobs are looked for: 10 ms to 24 h.
+	// Default: the heartbeat interval.
 	ReaperInterval time.Duration
 	// JanitorInterval is how often jobs that ended outside a worker move to
-	// the archive and the DLQ. Default 1 s.
+	// the archive and the DLQ: 10 ms to 24 h, default 1 s.
 	JanitorInterval time.Duration
 
 	// Aging lets waiting jobs of low priority rise: a job runs before every job of
 	// its queue that enters it later by more than the difference of their
 	// priorities times Aging, so that none is starved by others however many they
-	// are. Default none: strictly by priority. Negative, for a queue, means none.
+	// are. At most a year. Default none: strictly by priority. Negative, for a
+	// queue, means none.
 	Aging time.Duration
-	// MaxAttempts is how often a job may be started. Default 3.
+	// MaxAttempts is how often a job may be started. Default 3. It, and that of
+	// Queues, counts where jobs are inserted: a program that only runs them does
+	// not change the number they were given.
 	MaxAttempts int
 	// Backoff is the delay before the next attempt. Default exponential from
 	// 1 s, doubling, at most 1 h, with full jitter. Use [BackoffFunc] for one
-	// that sees the job and the error.
+	// that sees the job and the error. It counts where jobs run.
 	Backoff backoff.Policy
-	// Timeout bounds one attempt. Default none.
+	// Timeout bounds one attempt, of jobs that run here: the context of its handler
+	// ends with [ErrTimeout]. Default none.
 	Timeout time.Duration
 	// StuckAfter is how long a handler may go on after its context has ended
 	// before the engine gives up on it: the attempt is recorded as failed, the
 	// handler is reported as stuck and keeps its permits until it returns.
 	// Default 1 min; negative waits for ever.
 	StuckAfter time.Duration
-	// MaxReschedules is how often a job may be rescheduled without using up an
-	// attempt before it ends as bad_job. Default 100; negative means no limit.
+	// MaxReschedules is the number of the reschedule that ends a job as bad_job: of
+	// 100, 99 are carried out. Reschedules do not use up attempts. Default 100;
+	// negative means no limit.
 	MaxReschedules int
-	// MaxCrashes is how often in a row a job's worker may die before the job
-	// ends as bad_job. Default 3.
+	// MaxCrashes is the number of the crash, of those in a row, that ends a job as
+	// bad_job: it is how often its worker may die. Default 3.
 	MaxCrashes int
-	// Retention is how long finished jobs are kept.
+	// Retention is how long finished jobs are kept. Default 7 days in the archive,
+	// 30 days in the dead letter queue.
 	Retention Retention
-	// MaxPayloadBytes bounds Payload and Raw of a job together, its result, and
-	// its steps together. Default 1 MiB.
+	// MaxPayloadBytes bounds Payload and Raw of a job together, where it is
+	// inserted; and where it runs, its result, and its steps together. At most 256
+	// MiB, default 1 MiB.
 	MaxPayloadBytes int
-	// Queues overrides defaults queue by queue.
+	// Queues overrides defaults queue by queue, by their exact names: a handler's
+	// prefix ("mail.*") cannot stand here.
 	Queues map[string]QueueOptions
 
 	// Stop bounds the phases in which Run stops.
 	Stop StopTimeouts
 	// ControlConns is the size of the engine's own connection pool, which
-	// handlers cannot starve. Default 3. One more connection listens.
+	// handlers cannot starve: 2 to 1024, default 3. Beside it one connection is for
+	// heartbeats and, unless PollOnly is set, one listens; another one listens while
+	// somebody waits for jobs.
 	ControlConns int
 
 	// finishAside sends every outcome through job_finished, where the janitor
@@ -120,17 +130,24 @@ type Options struct {
 
 // QueueOptions overrides [Options] for one queue. Zero fields inherit.
 type QueueOptions struct {
+	// Permits is [Options].QueuePermits of this queue.
 	Permits int
 	// Weight, 1 to 1000, is the queue's share of the global permits while other
 	// queues of the process have work for them too: of a queue of weight 3 three
 	// times as many jobs run as of one of weight 1, as far as its own permits
 	// reach. Default 1.
-	Weight      int
-	Aging       time.Duration
+	Weight int
+	// Aging is that of [Options]; negative for none.
+	Aging time.Duration
+	// MaxAttempts is that of [Options]: it counts where jobs are inserted.
 	MaxAttempts int
-	Backoff     backoff.Policy
-	Timeout     time.Duration // NoTimeout for none
-	Retention   Retention
+	// Backoff is that of [Options]. One of the handler's [Template] goes before it.
+	Backoff backoff.Policy
+	// Timeout is that of [Options]; [NoTimeout] for none. One of the job goes before
+	// it.
+	Timeout time.Duration
+	// Retention is that of [Options], field by field. One of the job goes before it.
+	Retention Retention
 	// FIFO makes the queue strictly first in, first out: one job at a time, in
 	// the order in which their inserts committed, as if all jobs shared one
 	// OrderKey. It and BlockDead count where jobs are inserted: set them in every
@@ -149,7 +166,7 @@ type QueueOptions struct {
 type StopTimeouts struct {
 	Drain  time.Duration // default 30 s; negative means at once
 	Cancel time.Duration // default 5 s; negative means at once
-	Flush  time.Duration // default 5 s
+	Flush  time.Duration // 1 ms to 24 h, default 5 s; not negative: outcomes need some time
 }
 
 // BackoffFunc is a [backoff.Policy] that sees the job and the error. What it
@@ -214,7 +231,6 @@ func (o *Options) validate() error {
 		{"MaxAttempts", o.MaxAttempts, maxAttempts},
 		{"MaxCrashes", o.MaxCrashes, 1 << 20},
 		{"MaxPayloadBytes", o.MaxPayloadBytes, 256 << 20},
-		{"ControlConns", o.ControlConns, 1 << 10},
 	} {
 		if c.value < 1 || c.value > c.max {
 			return &InvalidOptionError{c.name, c.value, fmt.Sprintf("must be 1 to %d, or 0 for the default", c.max)}
@@ -223,8 +239,8 @@ func (o *Options) validate() error {
 	if o.PayloadMemory < 0 {
 		return &InvalidOptionError{"PayloadMemory", o.PayloadMemory, "must be positive, or 0 for the default"}
 	}
-	if o.ControlConns < 2 {
-		return &InvalidOptionError{"ControlConns", o.ControlConns, "must be at least 2: one for claims, one for outcomes and heartbeats"}
+	if o.ControlConns < 2 || o.ControlConns > 1<<10 {
+		return &InvalidOptionError{"ControlConns", o.ControlConns, "must be 2 to 1024, or 0 for the default: claims and outcomes need a connection each"}
 	}
 	for _, c := range []struct {
 		name  string

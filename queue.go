@@ -85,10 +85,11 @@ func newOn(pool *pgxpool.Pool, opts Options) (*SimpleQueue, error) {
 // all outcomes within Stop.Flush. Jobs that are given back have not used an
 // attempt.
 //
-// Run returns nil after a clean stop, an error that says what was left over
-// after another, and [ErrSchema] at once when the schema is not there: see
-// package migrate. A database that cannot be reached is waited for. Run can be
-// called once.
+// Run returns nil after a clean stop, and an error that says what was left over
+// after another. It returns an error at once without Handlers, when it is called
+// a second time, [ErrRunning], and when the schema is not there or too old,
+// [ErrSchema]: see package migrate. A database that cannot be reached is waited
+// for; that ctx ends before it was reached for the first time is an error too.
 func (q *SimpleQueue) Run(ctx context.Context) error {
 	if q.routes.empty {
 		return errNoHandlers
@@ -111,7 +112,8 @@ func (q *SimpleQueue) Run(ctx context.Context) error {
 
 // SetQueuePermits changes how many jobs of a queue run at once in this process.
 // Jobs that run keep their permits; none starts until their number is below the
-// new limit.
+// new limit. It may be called before Run, and is forgotten with the process. A
+// queue without a name, or fewer than 1 permit, is an [*InvalidOptionError].
 func (q *SimpleQueue) SetQueuePermits(queue string, permits int) error {
 	if problem := queueNameProblem(queue); problem != "" {
 		return &InvalidOptionError{"queue", queue, problem}

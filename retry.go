@@ -7,8 +7,9 @@ import (
 	cenkalti "github.com/cenkalti/backoff/v4"
 )
 
-// retry paces the tries of a loop that must not give up: quick at first, every
-// two seconds at the slowest, so that work goes on soon after an outage.
+// retry paces the tries of a loop that must not give up: quick at first, two
+// seconds apart, give or take a half, at the slowest, so that work goes on soon
+// after an outage.
 type retry struct {
 	*cenkalti.ExponentialBackOff
 	count int

@@ -23,7 +23,7 @@ const (
 
 // Run replays what waits in the file, and what comes to it, until ctx ends; it
 // then returns nil, and the rest waits for the next Run. While the database
-// cannot be reached it tries again at growing intervals, of five seconds at most.
+// cannot be reached it tries again at growing intervals, of 4.5 seconds at most.
 //
 // Jobs are replayed in the order in which they were written. Those of a queue
 // that is full wait, in their order, while others pass. Jobs that the database
