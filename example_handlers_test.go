@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"log/slog"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/simplequeue/simplequeue"
+	"github.com/simplequeue/simplequeue/backoff"
 	"github.com/simplequeue/simplequeue/internal/pgtest"
 )
 
@@ -33,6 +35,45 @@ func ExampleMux() {
 	// completed
 	// invoice 17
 	// completed
+}
+
+// busyError says for how long the other side wants to be left alone.
+type busyError struct{ retryAfter time.Duration }
+
+func (e busyError) Error() string { return fmt.Sprintf("busy for %v", e.retryAfter) }
+
+// The error says how long to wait; after any other the next attempt is made as
+// ever.
+func ExampleBackoffFunc() {
+	var t exampleTB
+	defer t.cleanup()
+	opts := handler("calls", func(_ context.Context, job *simplequeue.Job) error {
+		fmt.Println("attempt", job.Attempt)
+		if job.Attempt == 1 {
+			return fmt.Errorf("call: %w", busyError{20 * time.Millisecond})
+		}
+		return nil
+	})
+	opts.Queues = map[string]simplequeue.QueueOptions{"calls": {
+		Timeout: time.Minute,
+		Backoff: simplequeue.BackoffFunc(func(job *simplequeue.Job, err error) time.Duration {
+			if busy := (busyError{}); errors.As(err, &busy) {
+				return busy.retryAfter
+			}
+			return backoff.Default.Delay(job.Attempt)
+		}),
+	}}
+	q := newQueue(&t, pgtest.New(&t), opts)
+	stop := start(&t, q)
+	defer func() { _ = stop() }()
+	job, err := q.InsertAndWait(context.Background(), simplequeue.NewJob{Queue: "calls"})
+	fmt.Println(job.State, err)
+	fmt.Println(job.LastError())
+	// Output:
+	// attempt 1
+	// attempt 2
+	// completed <nil>
+	// call: busy for 20ms
 }
 
 // What a handler logs is kept with its job.
