@@ -23,7 +23,8 @@ var (
 )
 
 var (
-	// ErrNotFound is returned when no job has the id.
+	// ErrNotFound is returned when no job has the id, and by ReleaseKey when no dead
+	// job keeps the order key closed.
 	ErrNotFound = errors.New("simplequeue: job not found")
 	// ErrFinished is returned by Cancel and Change when the job has already ended.
 	ErrFinished = errors.New("simplequeue: job already finished")
@@ -123,11 +124,13 @@ func (e *InvalidValueError) Error() string {
 
 func (e *InvalidValueError) Unwrap() error { return e.Err }
 
-// InvalidOptionError tells which option New refuses, and why.
+// InvalidOptionError tells which option New refuses, and why; or which argument
+// one of the methods does that set something about a queue: SetQueuePermits,
+// SetQueueLimit, SetFairWeight.
 type InvalidOptionError struct {
-	Option string
-	Value  any
-	Reason string
+	Option string // name of the field of Options, or of the argument
+	Value  any    // as it was given, a default filled in
+	Reason string // what is wrong, and the way out
 }
 
 func (e *InvalidOptionError) Error() string {
@@ -135,11 +138,11 @@ func (e *InvalidOptionError) Error() string {
 }
 
 // InvalidFilterError tells which field of a filter, or which cursor, makes no
-// sense, and why.
+// sense, and why. Pause, Resume and Drain return it for the name of the queue.
 type InvalidFilterError struct {
-	Field  string
+	Field  string // name of the field of Filter, or "cursor"
 	Value  string // shortened
-	Reason string
+	Reason string // what is wrong, and the way out
 }
 
 func (e *InvalidFilterError) Error() string {

@@ -133,8 +133,9 @@ func (b *batch) wake() string {
 
 // SetFairWeight sets how much more than other keys of a queue a FairnessKey gets:
 // weight times the share of a key with weight 1, which all keys have at first. It
-// is kept in the database, may be up to 1000, and counts for jobs inserted from
-// now on.
+// is kept in the database, is 1 to 1000, and counts for jobs inserted from now on.
+// Errors: an [*InvalidOptionError] for the queue's name, the key or the weight, and
+// those of the database.
 func (q *SimpleQueue) SetFairWeight(ctx context.Context, queue, key string, weight int) error {
 	if problem := queueNameProblem(queue); problem != "" {
 		return &InvalidOptionError{"queue", queue, problem}

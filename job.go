@@ -46,7 +46,8 @@ type NewJob struct {
 	// Kind tells jobs of one queue apart, for a [Mux]; up to 128 bytes.
 	Kind string
 	// Payload is encoded with encoding/json; a json.RawMessage is taken as it
-	// is. nil means no payload.
+	// is. nil means no payload. It and Raw have at most Options.MaxPayloadBytes
+	// together.
 	Payload any
 	// Raw is a payload stored byte by byte, beside or instead of Payload.
 	Raw []byte
@@ -56,14 +57,15 @@ type NewJob struct {
 	// value and times in the past mean now. At most one of RunAt and Delay may
 	// be set.
 	RunAt time.Time
-	// Delay is how long to wait before the first run, by the database's clock.
+	// Delay is how long to wait before the first run, by the database's clock: up
+	// to 100 years.
 	Delay time.Duration
-	// MaxAttempts is how often the job may be started; 0 means the queue's
-	// default.
+	// MaxAttempts is how often the job may be started, up to 1,048,576; 0 means the
+	// default that the inserting program has for the queue.
 	MaxAttempts int
 	// UniqueKey admits one live job at a time: while a waiting, pending or
-	// running job holds the key, an insert is skipped and returns that job's
-	// id. Up to 512 bytes.
+	// running job holds the key, an insert adds no job and returns that one's id;
+	// Unique.OnConflict says whether it changes that one. Up to 512 bytes.
 	UniqueKey string
 	// UniqueGlobal makes the key unique across all queues, not in its own.
 	UniqueGlobal bool
@@ -88,13 +90,17 @@ type NewJob struct {
 	// Hold makes the insert the first of two phases: the job, whose place in an
 	// order and unique key are taken, does not run until [SimpleQueue.CommitHeld].
 	// If that does not come within Hold, at most 7 days, the job is deleted as if
-	// it had never been inserted.
+	// it had never been inserted. Not together with [ConflictReplace] or
+	// [ConflictDebounce].
 	Hold time.Duration
-	// Metadata travels with the job into the archive or the DLQ.
+	// Metadata travels with the job into the archive or the DLQ. It and
+	// TraceContext, with the order and fairness key and what else the job's
+	// properties hold, have at most 64 KiB together, as JSON.
 	Metadata map[string]string
 	// TraceContext travels with the job, for tracing middleware.
 	TraceContext map[string]string
-	// Timeout bounds one attempt; 0 means the queue's default, [NoTimeout] none.
+	// Timeout bounds one attempt; 0 means the queue's default, [NoTimeout] none. It
+	// is kept in whole milliseconds, rounded down, and is 1 ms at least.
 	Timeout time.Duration
 	// Retention overrides the queue's, field by field.
 	Retention Retention
@@ -106,8 +112,10 @@ type NewJob struct {
 // NoTimeout, as a timeout, lets an attempt run for ever.
 const NoTimeout time.Duration = -1
 
-// Retention is how long finished jobs are kept. A zero field means the default
-// of the level above: job, queue, [Options].
+// Retention is how long finished jobs are kept: seconds, rounded up, at most 10 years,
+// or [KeepNothing] or [KeepForever]. Rows go with their partition, a day each, so
+// they stay up to a day longer. A zero field means the default of the level above:
+// job, queue, [Options].
 type Retention struct {
 	Archive    time.Duration // completed jobs, default 7 days
 	DeadLetter time.Duration // all others, default 30 days
@@ -168,9 +176,9 @@ type Job struct {
 
 // AttemptError is the record of one failed attempt.
 type AttemptError struct {
-	Attempt int       `json:"attempt"`
-	At      time.Time `json:"at"`
-	Reason  string    `json:"reason"`
+	Attempt int       `json:"attempt"` // from 1
+	At      time.Time `json:"at"`      // when it was recorded, by the database's clock
+	Reason  string    `json:"reason"`  // "retry", "worker_lost", or the state in which the job ended with it
 	Error   string    `json:"error"`
 	Stack   string    `json:"stack,omitempty"` // of a panic, newest entry only
 }

@@ -16,6 +16,9 @@ import (
 // Lease is a job claimed by hand with [SimpleQueue.Claim], under the same fence
 // as those that handlers run. It is for one goroutine at a time.
 type Lease struct {
+	// Job is what was claimed. No handler runs it, so [Step], and Checkpoint and
+	// CompleteTx of the Job with their twins, return [ErrLeaseLost]: end it with
+	// Settle.
 	Job *Job
 
 	queue *SimpleQueue

@@ -22,7 +22,8 @@ const (
 // claimed already still start. The note is made in the database when Pause
 // returns; workers learn of it by notification within milliseconds, and within a
 // second or PollInterval without. [SimpleQueue.Drain] waits for them. The reason
-// is for operators. Pausing a paused queue changes its reason.
+// is for operators. Pausing a paused queue changes its reason. Errors: an
+// [*InvalidFilterError] for the queue's name, and those of the database.
 func (q *SimpleQueue) Pause(ctx context.Context, queue, reason string) error {
 	if problem := queueNameProblem(queue); problem != "" {
 		return &InvalidFilterError{Field: "Queue", Value: shorten(queue), Reason: problem}
@@ -35,7 +36,8 @@ func (q *SimpleQueue) Pause(ctx context.Context, queue, reason string) error {
 }
 
 // Resume ends a pause: every process claims jobs of the queue again, as soon as
-// it learns of it. A queue that is not paused is left as it is.
+// it learns of it. A queue that is not paused is left as it is. Errors are those
+// of [SimpleQueue.Pause].
 func (q *SimpleQueue) Resume(ctx context.Context, queue string) error {
 	if problem := queueNameProblem(queue); problem != "" {
 		return &InvalidFilterError{Field: "Queue", Value: shorten(queue), Reason: problem}
@@ -51,8 +53,9 @@ func (q *SimpleQueue) Resume(ctx context.Context, queue string) error {
 // the pause and nothing of the queue runs: no job of it begins from then on until
 // it is resumed. A worker that has died counts as one that has not noted the
 // pause for 75 seconds after its last sign of life, and its jobs run until their
-// leases expire. When ctx ends first, the queue stays paused. An error is also
-// what another's Resume leads to.
+// leases expire. When ctx ends first, the queue stays paused. Errors are those of
+// [SimpleQueue.Pause], that of ctx, and one where somebody resumes the queue
+// meanwhile.
 func (q *SimpleQueue) Drain(ctx context.Context, queue, reason string) error {
 	if err := q.Pause(ctx, queue, reason); err != nil {
 		return err

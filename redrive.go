@@ -23,9 +23,11 @@ const (
 // Redrive says how jobs that have ended run again. The zero value takes all
 // that match, as fast as it goes.
 type Redrive struct {
-	// Rate is how many jobs a second become runnable. Default: no limit.
+	// Rate is how many jobs a second become runnable. Default (0): no limit. A
+	// negative one is an error.
 	Rate float64
-	// MaxAttempts is the new budget of each job. Default: the one it had.
+	// MaxAttempts is the new budget of each job, cut to 1,048,576. Default (0): the
+	// one it had. A negative one is an error.
 	MaxAttempts int
 }
 
@@ -59,7 +61,8 @@ type KeyConflict struct {
 // been done, except that a batch may have been committed although its answer was
 // lost; call it again for the rest. Any number of processes may redrive at once,
 // each job goes once. A filter that names no jobs but some of their states or
-// times is good enough; an empty one is refused.
+// times is good enough; an empty one is refused, as is a state that no dead job
+// has, both with an [*InvalidFilterError]. Other errors are those of the database.
 func (q *SimpleQueue) Redrive(ctx context.Context, f Filter, how Redrive) (Redriven, error) {
 	if len(f.States) == 0 {
 		if !f.narrow() && f.FinishedFrom.IsZero() && f.FinishedBefore.IsZero() {

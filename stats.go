@@ -9,7 +9,7 @@ import (
 
 // Stats is a snapshot of what one process does. The counters count since New.
 type Stats struct {
-	Running     int // jobs whose handler or permits have been asked and have not answered
+	Running     int // jobs in a handler, or waiting for a permit or for payload memory
 	Stuck       int // handlers that do not return although their context has ended
 	FreePermits int // global permits
 
@@ -39,7 +39,7 @@ type Stats struct {
 type QueueStats struct {
 	InFlight int // claimed and not ended
 	Running  int // holding a permit
-	Permits  int
+	Permits  int // how many there are, free or not
 }
 
 // counters are updated by the engine's goroutines.
