@@ -56,6 +56,12 @@ func TestOptionsAreChecked(t *testing.T) {
 			t.Errorf("%s: error %v, want an InvalidOptionError that names it", option, err)
 		}
 	}
+	for _, conns := range []int{-1, 1, 1025} {
+		_, err := simplequeue.New(pool, simplequeue.Options{ControlConns: conns})
+		if err == nil || !strings.Contains(err.Error(), "must be 2 to 1024") {
+			t.Errorf("ControlConns %d: error %v, want its bounds", conns, err)
+		}
+	}
 	if _, err := simplequeue.New(nil, simplequeue.Options{}); err == nil {
 		t.Error("a nil pool was accepted")
 	}
