@@ -16,6 +16,7 @@ import (
 
 	"github.com/simplequeue/simplequeue"
 	"github.com/simplequeue/simplequeue/internal/pgtest"
+	"github.com/simplequeue/simplequeue/janitor"
 	"github.com/simplequeue/simplequeue/reaper"
 )
 
@@ -40,7 +41,7 @@ func slotsAddUp(t testing.TB, pool *pgxpool.Pool) {
 	if got := queryOne[string](t, pool, `
 		SELECT concat_ws(', ',
 			(SELECT 'slots ' || count(*) || ' limit ' || max(b.max_live) FROM simplequeue.job_slot AS s JOIN simplequeue.job_bound AS b USING (bound_id)
-			 HAVING count(*) - (SELECT count(*) FROM simplequeue.job_slot_owed) <> max(b.max_live)),
+			 HAVING count(*) - max(b.owed) <> max(b.max_live)),
 			(SELECT 'without slot ' || string_agg(id::text, ' ') FROM simplequeue.job_live WHERE queue = 'a' AND id NOT IN (SELECT job_id FROM simplequeue.job_slot WHERE job_id IS NOT NULL)),
 			(SELECT 'slot of ' || string_agg(job_id::text, ' ') FROM simplequeue.job_slot WHERE job_id NOT IN (SELECT id FROM simplequeue.job_live)))`); got != "" {
 		t.Errorf("slots do not add up: %s", got)
@@ -377,6 +378,68 @@ func TestQueueLimitIsChanged(t *testing.T) {
 	if err := q.SetQueueLimit(t.Context(), "a*", 1); err == nil {
 		t.Error("a name that none can have was taken")
 	}
+}
+
+// While there are more live jobs than a lowered limit allows, none gets in,
+// however many try, although slots are free.
+func TestNoneGetsInOverALoweredLimit(t *testing.T) {
+	t.Parallel()
+	pool := pgtest.Pool(t, pgtest.Database(t), 16)
+	q := newQueue(t, pool, simplequeue.Options{})
+	limit(t, q, 5)
+	jobs := repeat(5, simplequeue.NewJob{Queue: "a"})
+	jobs[3].Kind, jobs[4].Kind = "ends", "ends"
+	if _, err := q.InsertMany(t.Context(), jobs); err != nil {
+		t.Fatal(err)
+	}
+	limit(t, q, 2)
+	if n, err := q.CancelMatching(t.Context(), simplequeue.Filter{Queue: "a", Kind: "ends"}, ""); err != nil || n != 2 {
+		t.Fatalf("%d cancelled, %v", n, err)
+	}
+	var all sync.WaitGroup
+	for range 16 {
+		all.Go(func() {
+			for range 20 {
+				_, err := q.Insert(t.Context(), simplequeue.NewJob{Queue: "a"})
+				mustBeFull(t, err, 2)
+			}
+		})
+	}
+	all.Wait()
+	slotsAddUp(t, pool)
+}
+
+// However far a limit is lowered, an insert looks at a thousand slots at most:
+// the janitor removes what is left over.
+func TestJanitorRemovesSlotsOfALoweredLimit(t *testing.T) {
+	t.Parallel()
+	pool := pgtest.New(t)
+	q := newQueue(t, pool, simplequeue.Options{})
+	limit(t, q, 1500)
+	if _, err := q.InsertMany(t.Context(), repeat(1500, simplequeue.NewJob{Queue: "a"})); err != nil {
+		t.Fatal(err)
+	}
+	limit(t, q, 1)
+	if _, err := q.CancelMatching(t.Context(), simplequeue.Filter{Queue: "a"}, ""); err != nil {
+		t.Fatal(err)
+	}
+	_, err := q.Insert(t.Context(), simplequeue.NewJob{Queue: "a"})
+	mustBeFull(t, err, 1)
+	slotsAddUp(t, pool)
+	j, err := janitor.New(pool, janitor.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := j.Once(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if n := queryOne[int](t, pool, "SELECT count(*) FROM simplequeue.job_slot"); n != 1 {
+		t.Errorf("%d slots are left, want 1", n)
+	}
+	insert(t, q, simplequeue.NewJob{Queue: "a"})
+	_, err = q.Insert(t.Context(), simplequeue.NewJob{Queue: "a"})
+	mustBeFull(t, err, 1)
+	slotsAddUp(t, pool)
 }
 
 // While limits change, jobs end and transactions roll back, the slots always add

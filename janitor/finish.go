@@ -166,4 +166,5 @@ var (
 	rotate         = store.Define(`SELECT {schema}.rotate($1::integer, $2::bigint)`)
 	dropExpired    = store.Define(`SELECT {schema}.drop_expired($1::text)`)
 	expireOutcomes = store.Define(`SELECT {schema}.expire_outcomes()`)
+	lowerLimits    = store.Define(`SELECT {schema}.lower_limits()`)
 )

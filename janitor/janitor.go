@@ -144,6 +144,7 @@ func (j *Janitor) sweep(ctx context.Context, full bool) (r Result, err error) {
 	r.Archived, r.DeadLettered, moveErr = j.moveFinished(ctx)
 	var expireErr error
 	r.Expired, expireErr = ExpireHeld(ctx, j.db)
+	limitErr := j.db.Tx(ctx, limit, store.Step{Statement: lowerLimits})
 	rotateErr := j.db.Tx(ctx, limit, store.Step{
 		Statement: rotate, Args: []any{rotateLive, rotateBytes},
 		Scan: func(row pgx.Rows) error {
@@ -155,7 +156,7 @@ func (j *Janitor) sweep(ctx context.Context, full bool) (r Result, err error) {
 			return nil
 		},
 	})
-	return r, errors.Join(err, moveErr, expireErr, rotateErr)
+	return r, errors.Join(err, moveErr, expireErr, limitErr, rotateErr)
 }
 
 // A time that is still to come is from before the server's clock was set back.

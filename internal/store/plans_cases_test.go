@@ -57,6 +57,7 @@ var plainStatements = []string{
 	"SELECT b.queue FROM simplequeue.job_bound AS b",
 	"FROM simplequeue.take_slots(",
 	"SELECT simplequeue.set_queue_limit(",
+	"SELECT simplequeue.lower_limits()", // a look at each queue with a limit
 	"SELECT pg_advisory_xact_lock(hashtextextended($1::text, 0))",
 	"WHERE gate = $1::text AND blocked_at IS NOT NULL",
 	"INSERT INTO simplequeue.job_gate_weight",

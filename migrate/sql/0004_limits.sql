@@ -55,10 +55,15 @@ $$;
 
 -- The queues that have a limit. A bound that is made anew has a new id: what an
 -- earlier one has left in job_slot counts no more.
+--
+-- Slots that are taken when a limit is lowered cannot be removed: so many are
+-- owed, and free ones are removed for them later. Free and taken slots less those
+-- owed are the limit, at every commit.
 CREATE TABLE {schema}.job_bound (
     queue    text    NOT NULL PRIMARY KEY,
     bound_id bigint  GENERATED ALWAYS AS IDENTITY,
-    max_live integer NOT NULL
+    max_live integer NOT NULL,
+    owed     integer NOT NULL DEFAULT 0
 );
 
 -- A row for each job that a queue with a limit may hold: free, or taken by a live
@@ -76,15 +81,6 @@ CREATE INDEX job_slot_job ON {schema}.job_slot (job_id);
 ALTER TABLE {schema}.job_slot SET (
     autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000,
     autovacuum_vacuum_cost_delay = 0);
-
--- Slots that are too many since a limit was lowered, and taken: free slots are
--- removed for these before any is taken. Free and taken slots less these are the
--- limit, at every commit.
-CREATE TABLE {schema}.job_slot_owed (
-    id       bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    bound_id bigint NOT NULL
-);
-CREATE INDEX job_slot_owed_bound ON {schema}.job_slot_owed (bound_id);
 
 -- The lanes of a queue with a limit have a '*' before the queue's name, which no
 -- name holds. So an insert that does not know of the limit does not find its
@@ -123,7 +119,7 @@ DECLARE
     name  text := queue;
     bound {schema}.job_bound;
     more  integer;
-    gone  bigint;
+    gone  integer;
 BEGIN
     IF name IS NULL OR name = '' OR octet_length(name) > 128 OR name ~ '[*\u0001-\u001f\u007f-\u009f]' THEN
         RAISE EXCEPTION 'simplequeue.set_queue_limit: queue "%" is no name of a queue: 1 to 128 bytes without control characters and without "*"', name
@@ -153,44 +149,66 @@ BEGIN
         UPDATE {schema}.job_lane AS l SET queue = name WHERE l.queue = '*' || name;
     END IF;
     IF max_live IS NOT NULL AND more > 0 THEN
-        DELETE FROM {schema}.job_slot_owed AS o
-        WHERE o.id = ANY (ARRAY(
-            SELECT f.id FROM {schema}.job_slot_owed AS f WHERE f.bound_id = bound.bound_id LIMIT more FOR UPDATE SKIP LOCKED));
-        GET DIAGNOSTICS gone = ROW_COUNT;
+        gone := least(more, coalesce(bound.owed, 0));
+        UPDATE {schema}.job_bound AS b SET owed = b.owed - gone WHERE b.bound_id = bound.bound_id AND gone > 0;
         INSERT INTO {schema}.job_slot (bound_id) SELECT bound.bound_id FROM generate_series(1, more - gone);
     ELSIF max_live IS NOT NULL AND more < 0 THEN
-        DELETE FROM {schema}.job_slot AS s
-        WHERE s.ctid = ANY (ARRAY(
-            SELECT f.ctid FROM {schema}.job_slot AS f
-            WHERE f.bound_id = bound.bound_id AND f.job_id IS NULL LIMIT -more FOR UPDATE SKIP LOCKED));
-        GET DIAGNOSTICS gone = ROW_COUNT;
-        INSERT INTO {schema}.job_slot_owed (bound_id) SELECT bound.bound_id FROM generate_series(1, -more - gone);
+        UPDATE {schema}.job_bound AS b SET owed = b.owed - more WHERE b.bound_id = bound.bound_id;
+        PERFORM {schema}.remove_owed_slots(bound.bound_id, -more);
     END IF;
     -- What bounds that are gone have left, as far as nobody is at it.
     DELETE FROM {schema}.job_slot AS s
     WHERE s.ctid = ANY (ARRAY(
         SELECT f.ctid FROM {schema}.job_slot AS f
         WHERE NOT EXISTS (SELECT FROM {schema}.job_bound AS b WHERE b.bound_id = f.bound_id) FOR UPDATE SKIP LOCKED));
-    DELETE FROM {schema}.job_slot_owed AS o
-    WHERE o.id = ANY (ARRAY(
-        SELECT f.id FROM {schema}.job_slot_owed AS f
-        WHERE NOT EXISTS (SELECT FROM {schema}.job_bound AS b WHERE b.bound_id = f.bound_id) FOR UPDATE SKIP LOCKED));
+END
+$$;
+
+-- Removes free slots for those that a bound owes, at most so many, as far as
+-- nobody is at them. The caller has locked the bound.
+CREATE FUNCTION {schema}.remove_owed_slots(bound bigint, most integer)
+RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off AS $$
+DECLARE
+    removed integer;
+BEGIN
+    DELETE FROM {schema}.job_slot AS s
+    WHERE s.ctid = ANY (ARRAY(
+        SELECT f.ctid FROM {schema}.job_slot AS f
+        WHERE f.bound_id = bound AND f.job_id IS NULL LIMIT most FOR UPDATE SKIP LOCKED));
+    GET DIAGNOSTICS removed = ROW_COUNT;
+    UPDATE {schema}.job_bound AS b SET owed = b.owed - removed WHERE b.bound_id = bound AND removed > 0;
+END
+$$;
+
+-- Does so for all bounds: the jobs that have ended since limits were lowered have
+-- left free slots.
+CREATE FUNCTION {schema}.lower_limits()
+RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM {schema}.remove_owed_slots(b.bound_id, least(b.owed, 10000))
+    FROM (SELECT o.bound_id, o.owed FROM {schema}.job_bound AS o WHERE o.owed > 0 FOR UPDATE SKIP LOCKED) AS b;
 END
 $$;
 
 -- Takes a slot of its queue for each job. It returns the queues that have no
 -- limit (any more), or the first that is full, with its limit, and has then
 -- taken and locked nothing.
+--
+-- Where slots are owed there have to be as many free ones besides, which are
+-- locked only to count them, and let go again: who takes them has counted too.
+-- What is owed is asked once the job's own slots are locked: a limit that is
+-- lowered later leaves those alone.
 CREATE FUNCTION {schema}.take_slots(queues text[], ids uuid[])
 RETURNS TABLE (queue text, max_live integer) LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off AS $$
 DECLARE
-    jobs  uuid[];
-    bound bigint;
-    owed  bigint[];
-    free  tid[];
-    most  integer;
-    name  text;
+    jobs   uuid[];
+    bound  bigint;
+    free   tid[];
+    owed   integer;
+    others integer;
+    most   integer;
+    name   text;
     unbounded text[] := '{}';
 BEGIN
     FOR name, jobs IN SELECT j.queue, array_agg(j.id) FROM unnest(queues, ids) AS j(queue, id) GROUP BY j.queue ORDER BY j.queue LOOP
@@ -199,15 +217,29 @@ BEGIN
             unbounded := unbounded || name;
             CONTINUE;
         END IF;
-        owed := ARRAY(SELECT o.id FROM {schema}.job_slot_owed AS o WHERE o.bound_id = bound FOR UPDATE SKIP LOCKED);
         free := ARRAY(
             SELECT s.ctid FROM {schema}.job_slot AS s
             WHERE s.bound_id = bound AND s.job_id IS NULL
-            ORDER BY s.seq DESC LIMIT cardinality(jobs) + cardinality(owed) FOR UPDATE SKIP LOCKED);
-        IF cardinality(free) < cardinality(jobs) + cardinality(owed) THEN
+            ORDER BY s.seq DESC LIMIT cardinality(jobs) FOR UPDATE SKIP LOCKED);
+        IF cardinality(free) < cardinality(jobs) THEN
             RAISE EXCEPTION USING ERRCODE = 'SQ001';
         END IF;
-        DELETE FROM {schema}.job_slot_owed AS o WHERE o.id = ANY (owed);
+        SELECT b.owed INTO owed FROM {schema}.job_bound AS b WHERE b.bound_id = bound;
+        IF owed > 1000 THEN -- the janitor has not come yet
+            RAISE EXCEPTION USING ERRCODE = 'SQ001';
+        ELSIF owed > 0 THEN
+            BEGIN
+                others := cardinality(ARRAY(
+                    SELECT s.ctid FROM {schema}.job_slot AS s
+                    WHERE s.bound_id = bound AND s.job_id IS NULL AND s.ctid <> ALL (free)
+                    LIMIT owed FOR UPDATE SKIP LOCKED));
+                RAISE EXCEPTION USING ERRCODE = 'SQ002'; -- which lets go of them
+            EXCEPTION WHEN SQLSTATE 'SQ002' THEN
+                IF others < owed THEN
+                    RAISE EXCEPTION USING ERRCODE = 'SQ001';
+                END IF;
+            END;
+        END IF;
         DELETE FROM {schema}.job_slot AS s WHERE s.ctid = ANY (free);
         INSERT INTO {schema}.job_slot (bound_id, job_id) SELECT bound, j.id FROM unnest(jobs) AS j(id);
     END LOOP;

@@ -36,5 +36,6 @@ ALTER FUNCTION {schema}.enqueue SECURITY DEFINER;
 REVOKE EXECUTE ON FUNCTION
     {schema}.jobs_known, {schema}.unique_holder, {schema}.take_over, {schema}.take_slots,
     {schema}.give_places, {schema}.hold_jobs, {schema}.commit_held, {schema}.enqueue,
-    {schema}.make_partitions, {schema}.drop_expired, {schema}.rotate, {schema}.guard_lane, {schema}.expire_outcomes
+    {schema}.make_partitions, {schema}.drop_expired, {schema}.rotate, {schema}.guard_lane, {schema}.expire_outcomes,
+    {schema}.lower_limits
     FROM PUBLIC;
