@@ -65,7 +65,29 @@ func (q *SimpleQueue) Claim(ctx context.Context, queue string, n int, lease time
 	if err != nil {
 		return nil, fmt.Errorf("simplequeue: claim: %w", err)
 	}
-	return q.leases(ctx, rows, r.Nonce, asked)
+	leases, err := q.leases(ctx, rows, r.Nonce, asked)
+	if len(leases) == 0 {
+		return nil, err
+	}
+	// A Drain that did not see these claims has paused the queue before it looked.
+	if paused, err = q.db.Paused(ctx, claimLimit, queue); paused || err != nil {
+		if err != nil {
+			err = fmt.Errorf("simplequeue: claim: %w", err)
+		}
+		return nil, giveBack(ctx, leases, err)
+	}
+	return leases, nil
+}
+
+// giveBack gives claimed jobs back that the caller does not get, because of err
+// or without an error.
+func giveBack(ctx context.Context, leases []*Lease, err error) error {
+	ctx, stop := context.WithTimeout(context.WithoutCancel(ctx), settleLimit)
+	defer stop()
+	for _, l := range leases {
+		err = errors.Join(err, l.GiveBack(ctx))
+	}
+	return err
 }
 
 // claimAll asks for n jobs of queues, one after the other, each in its order:
@@ -103,12 +125,7 @@ func (q *SimpleQueue) leases(ctx context.Context, rows []store.Claimed, nonce in
 	}
 	found, err := q.db.Payloads(ctx, claimLimit, apart)
 	if err != nil {
-		back, stop := context.WithTimeout(context.WithoutCancel(ctx), settleLimit)
-		defer stop()
-		for _, l := range list {
-			err = errors.Join(err, l.GiveBack(back))
-		}
-		return nil, fmt.Errorf("simplequeue: fetch payloads: %w", err)
+		return nil, giveBack(ctx, list, fmt.Errorf("simplequeue: fetch payloads: %w", err))
 	}
 	for _, l := range list {
 		if p, ok := found[l.Job.ID]; ok {

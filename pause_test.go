@@ -133,3 +133,44 @@ func TestPauseChecksNames(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// Jobs that Claim has taken while a Drain did not see them do not reach the
+// caller.
+func TestDrainStopsAClaimThatIsUnderWay(t *testing.T) {
+	t.Parallel()
+	pool := pgtest.New(t)
+	q := newQueue(t, pool, simplequeue.Options{})
+	id := insert(t, q, simplequeue.NewJob{Queue: "a"})
+	tx, err := pool.Begin(t.Context())
+	if err == nil {
+		_, err = tx.Exec(t.Context(), "LOCK TABLE simplequeue.job_queue IN SHARE MODE") // Drain reads it
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = tx.Rollback(context.Background()) }()
+	type answer struct {
+		leases []*simplequeue.Lease
+		err    error
+	}
+	claimed := make(chan answer, 1)
+	go func() {
+		leases, err := q.Claim(t.Context(), "a", 1, time.Minute)
+		claimed <- answer{leases, err}
+	}()
+	eventually(t, "the claim waits", func() bool {
+		return queryOne[int](t, pool, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'") == 1
+	})
+	if err := q.Drain(t.Context(), "a", "test"); err != nil {
+		t.Fatal(err)
+	}
+	if err := tx.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if a := <-claimed; a.err != nil || len(a.leases) != 0 {
+		t.Errorf("%d jobs claimed from a drained queue, %v", len(a.leases), a.err)
+	}
+	if s := state(t, q, id); s != simplequeue.StatePending {
+		t.Errorf("state %s, want %s", s, simplequeue.StatePending)
+	}
+}

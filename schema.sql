@@ -991,7 +991,7 @@ BEGIN
 END
 $prepare$;
 INSERT INTO "simplequeue".schema_migration (version, name, checksum)
-VALUES (5, 'gates', '2d3c1ed1008696cc74e4f43d09619f7a2002deb30ac62bed850e7a8359cf0e47');
+VALUES (5, 'gates', 'e0529628cb85e99c500df4bc9547c2484c00ab305bfdb17881214aca8605c102');
 
 -- Gates: whatever holds jobs back together. A job that has to pass a gate waits
 -- in job_waiting (reason gated) and has a row in job_gated; the admitter lets it
@@ -1261,6 +1261,10 @@ BEGIN
         IF holder IS NULL THEN
             RETURN;
         END IF;
+        -- One that was given back in the middle counts no attempt, but has started.
+        IF EXISTS (SELECT FROM "simplequeue".job_payload AS p WHERE p.id = holder AND p.steps IS NOT NULL) THEN
+            RETURN;
+        END IF;
         DELETE FROM "simplequeue".job_waiting AS w
         WHERE w.id = holder AND w.queue = take_over.queue AND w.attempt + w.reprocess_count + w.crash_count = 0
           AND w.reason = ANY (reasons)
@@ -1288,7 +1292,7 @@ BEGIN
             old := to_jsonb(waiting);
         ELSIF policy = 'replace' THEN
             DELETE FROM "simplequeue".job_queue AS q
-            WHERE q.id = holder AND q.queue = take_over.queue AND q.attempt + q.reprocess_count + q.crash_count = 0
+            WHERE q.id = holder AND q.queue = take_over.queue AND q.lane >= 0 AND q.attempt + q.reprocess_count + q.crash_count = 0
             RETURNING q.* INTO queued;
             IF FOUND THEN
                 old := to_jsonb(queued);
@@ -1302,7 +1306,7 @@ BEGIN
                          AND w.reason = ANY (reasons))
                OR policy = 'replace' AND EXISTS (
                        SELECT FROM "simplequeue".job_queue AS q
-                       WHERE q.id = holder AND q.queue = take_over.queue AND q.attempt + q.reprocess_count + q.crash_count = 0)
+                       WHERE q.id = holder AND q.queue = take_over.queue AND q.lane >= 0 AND q.attempt + q.reprocess_count + q.crash_count = 0)
         INTO held, open;
         IF held AND NOT open THEN
             RETURN;

@@ -230,6 +230,61 @@ func TestReplacedJobIsStillAwaited(t *testing.T) {
 	}
 }
 
+// A job that was given back in the middle of its first attempt has started: it
+// is not replaced, and keeps its steps.
+func TestReplaceLeavesAJobAloneThatWasGivenBack(t *testing.T) {
+	t.Parallel()
+	pool := pgtest.New(t)
+	began := make(chan struct{}, 9)
+	steps := map[string]int{}
+	var mu sync.Mutex
+	opts := handler("a", func(ctx context.Context, job *simplequeue.Job) error {
+		if job.Kind == "step" {
+			if _, err := simplequeue.Step(ctx, job, "step", func(context.Context) (bool, error) {
+				mu.Lock()
+				defer mu.Unlock()
+				steps[string(job.Payload)]++
+				return true, nil
+			}); err != nil {
+				return err
+			}
+		}
+		began <- struct{}{}
+		<-ctx.Done()
+		return ctx.Err()
+	})
+	opts.Stop.Drain = -1
+	q := newQueue(t, pool, opts)
+	stop := start(t, q)
+	ids := map[string]uuid.UUID{}
+	for _, kind := range []string{"", "step"} {
+		ids[kind] = insert(t, q, simplequeue.NewJob{Queue: "a", Kind: kind, UniqueKey: kind + "k", Payload: "old"})
+		<-began
+	}
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	// Where a permit is refused later, it waits as if it had never begun.
+	execute(t, pool, `WITH w AS (DELETE FROM simplequeue.job_queue WHERE kind = 'step' RETURNING id, queue, kind, priority, max_attempts, unique_scope, unique_key, payload_bytes)
+		INSERT INTO simplequeue.job_waiting (id, queue, kind, priority, max_attempts, unique_scope, unique_key, payload_bytes, run_at, reason) SELECT w.*, now(), 'deferred' FROM w`)
+	for kind, id := range ids {
+		mustMeet(t, func(job simplequeue.NewJob) (simplequeue.Inserted, error) { return q.Insert(t.Context(), job) },
+			simplequeue.NewJob{Queue: "a", UniqueKey: kind + "k", Payload: "new", Unique: replace}, simplequeue.Inserted{ID: id, Duplicate: true})
+		if got := string(get(t, q, id).Payload); got != `"old"` {
+			t.Errorf("kind %q: payload %s", kind, got)
+		}
+	}
+	q = newQueue(t, pool, opts)
+	start(t, q)
+	<-began
+	<-began
+	mu.Lock()
+	defer mu.Unlock()
+	if len(steps) != 1 || steps[`"old"`] != 1 {
+		t.Errorf("steps made: %v, want one", steps)
+	}
+}
+
 // A change inside a transaction of the caller's is there when that commits and
 // not otherwise; claims and promotion go on around it.
 func TestReplaceInTheCallersTransaction(t *testing.T) {

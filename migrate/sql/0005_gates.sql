@@ -266,6 +266,10 @@ BEGIN
         IF holder IS NULL THEN
             RETURN;
         END IF;
+        -- One that was given back in the middle counts no attempt, but has started.
+        IF EXISTS (SELECT FROM {schema}.job_payload AS p WHERE p.id = holder AND p.steps IS NOT NULL) THEN
+            RETURN;
+        END IF;
         DELETE FROM {schema}.job_waiting AS w
         WHERE w.id = holder AND w.queue = take_over.queue AND w.attempt + w.reprocess_count + w.crash_count = 0
           AND w.reason = ANY (reasons)
@@ -293,7 +297,7 @@ BEGIN
             old := to_jsonb(waiting);
         ELSIF policy = 'replace' THEN
             DELETE FROM {schema}.job_queue AS q
-            WHERE q.id = holder AND q.queue = take_over.queue AND q.attempt + q.reprocess_count + q.crash_count = 0
+            WHERE q.id = holder AND q.queue = take_over.queue AND q.lane >= 0 AND q.attempt + q.reprocess_count + q.crash_count = 0
             RETURNING q.* INTO queued;
             IF FOUND THEN
                 old := to_jsonb(queued);
@@ -307,7 +311,7 @@ BEGIN
                          AND w.reason = ANY (reasons))
                OR policy = 'replace' AND EXISTS (
                        SELECT FROM {schema}.job_queue AS q
-                       WHERE q.id = holder AND q.queue = take_over.queue AND q.attempt + q.reprocess_count + q.crash_count = 0)
+                       WHERE q.id = holder AND q.queue = take_over.queue AND q.lane >= 0 AND q.attempt + q.reprocess_count + q.crash_count = 0)
         INTO held, open;
         IF held AND NOT open THEN
             RETURN;
