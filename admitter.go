@@ -32,8 +32,9 @@ type admitter struct {
 
 const (
 	admitBatch = 500
-	admitMore  = 5 * time.Millisecond  // until a gate is looked at again, at first
-	aLook      = 50 * time.Microsecond // what a turn takes for each beside looking for it
+	admitMore  = 5 * time.Millisecond   // until a gate is looked at again, at first
+	admitFull  = 100 * time.Millisecond // at most, where there are others than a batch holds
+	aLook      = 50 * time.Microsecond  // what a turn takes for each beside looking for it
 )
 
 // hint tells the admitter that there may be looks.
@@ -62,7 +63,8 @@ func (a *admitter) run(ctx context.Context) {
 			continue
 		}
 		retry.reset()
-		if done.Looks == admitBatch {
+		full := done.Looks == admitBatch
+		if full && (done.Queued > 0 || done.Again < done.Looks) {
 			continue
 		}
 		rest := jittered(a.every)
@@ -74,6 +76,9 @@ func (a *admitter) run(ctx context.Context) {
 			again, rest = admitMore, admitMore
 		case done.Again > 0: // nothing moves
 			again = min(2*max(again, admitMore), a.every)
+			if full {
+				again = min(again, admitFull)
+			}
 			rest = again
 		}
 		a.rest(ctx, rest)

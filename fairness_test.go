@@ -186,3 +186,41 @@ func TestFairnessWithOrderAndHold(t *testing.T) {
 		}
 	}
 }
+
+// Jobs that come to the fair gate from order keys, many at once, get places one
+// after the other, as those that come there at once.
+func TestFairSharesBehindOrderKeys(t *testing.T) {
+	t.Parallel()
+	const each = 600
+	pool := pgtest.New(t)
+	var mu sync.Mutex
+	var ran []string
+	opts := handler("q", func(_ context.Context, job *simplequeue.Job) error {
+		mu.Lock()
+		defer mu.Unlock()
+		ran = append(ran, job.FairnessKey)
+		return nil
+	})
+	opts.GlobalPermits = 1
+	q := newQueue(t, pool, opts)
+	var jobs []simplequeue.NewJob
+	for i := range each {
+		jobs = append(jobs, simplequeue.NewJob{Queue: "q", OrderKey: fmt.Sprint(i), FairnessKey: "ordered"}, simplequeue.NewJob{Queue: "q", FairnessKey: "plain"})
+	}
+	if _, err := q.InsertMany(t.Context(), jobs); err != nil {
+		t.Fatal(err)
+	}
+	start(t, q)
+	awaitCompleted(t, q, "q", 2*each)
+	mu.Lock()
+	defer mu.Unlock()
+	plain := 0
+	for _, key := range ran[:each] {
+		if key == "plain" {
+			plain++
+		}
+	}
+	if plain < each*2/5 || plain > each*3/5 {
+		t.Errorf("of the first %d runs %d were of the plain key, want about half", each, plain)
+	}
+}

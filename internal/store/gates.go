@@ -136,7 +136,9 @@ WITH looks AS (
 ), line AS (
     INSERT INTO {schema}.job_gated (job_id, gate, key, place, run_at)
     SELECT l.id, l.gate, l.props ->> 'fairness_key',
-           {schema}.fair_time(l.gate, l.props ->> 'fairness_key') + {schema}.fair_step(l.gate, l.props ->> 'fairness_key'), l.run_at
+           {schema}.fair_time(l.gate, l.props ->> 'fairness_key') -- as it was before this statement
+               + {schema}.fair_step(l.gate, l.props ->> 'fairness_key')
+               * row_number() OVER (PARTITION BY l.gate, l.props ->> 'fairness_key' ORDER BY l.id), l.run_at
     FROM let_in AS l
     WHERE l.gate IS NOT NULL AND (SELECT count(*) FROM passed) >= 0 -- the old row has to go first
     RETURNING job_id, gate
