@@ -42,7 +42,8 @@ type waited struct {
 
 type caller struct {
 	waitUntil
-	reply chan reply // size 1, sent to once
+	looked bool       // a look has begun since the call
+	reply  chan reply // size 1, sent to once
 }
 
 type reply struct {
@@ -264,6 +265,9 @@ func (w *waits) next(listens bool) (t task) {
 		}
 		heap.Pop(&w.due)
 		j.place, j.again = -1, false
+		for _, c := range j.callers {
+			c.looked = true
+		}
 		t.ids = append(t.ids, j.id)
 	}
 	return t
@@ -311,11 +315,13 @@ func (w *waits) tell(ids [][16]byte, found map[[16]byte]*store.Info, err error) 
 	}
 }
 
-// answer ends the wait of those for whom it is over.
+// answer ends the wait of those for whom it is over. Who came while the look was
+// under way, which may have missed what the caller has just done, waits for the
+// next.
 func (w *waits) answer(j *waited, r reply, over func(*caller) bool) {
 	var still []*caller
 	for _, c := range j.callers {
-		if over(c) {
+		if c.looked && over(c) {
 			c.reply <- r
 		} else {
 			still = append(still, c)

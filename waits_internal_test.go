@@ -114,6 +114,33 @@ func newIDs(n int) []uuid.UUID {
 	return ids
 }
 
+// A look that began before a call does not answer it: the job may have been
+// inserted, or have ended, in between.
+func TestWaitIsAnsweredByALaterLook(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		id := uuid.New()
+		f := newFakeOutcomes()
+		w, _ := listened(f)
+		w.look = func(ctx context.Context, ids [][16]byte) (map[[16]byte]*store.Info, error) {
+			found, err := f.look(ctx, ids)
+			time.Sleep(10 * time.Millisecond)
+			return found, err
+		}
+		early := awaitAll(w, []uuid.UUID{id}, waitUntil{end: true})
+		time.Sleep(5 * time.Millisecond)
+		f.complete(id)
+		late := awaitAll(w, []uuid.UUID{id}, waitUntil{end: true})
+		if err := <-early; !errors.Is(err, ErrNotFound) {
+			t.Errorf("the first call: %v, want %v", err, ErrNotFound)
+		}
+		if err := <-late; err != nil {
+			t.Errorf("the second call: %v", err)
+		}
+		time.Sleep(time.Minute)
+	})
+}
+
 // Jobs that tell cost a look at the beginning and one at the end, and a rare one
 // between, however many there are: each look is at many of them. What is told is
 // seen at once, and what was told in vain within seconds.
