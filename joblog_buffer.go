@@ -32,7 +32,7 @@ type lineBuffer struct {
 	mu    sync.Mutex
 	lines []LogLine
 	bytes int
-	lossy []*attemptLines // have dropped lines that they have not told of
+	lossy []*attemptLines // have dropped lines that they have not told of; at most maxLines
 }
 
 // attemptLines is what an attempt has logged. It belongs to the buffer's mutex.
@@ -76,12 +76,11 @@ func (b *lineBuffer) add(of *attemptLines, at time.Time, level slog.Level, messa
 	defer b.mu.Unlock()
 	if len(b.lines) >= maxLines || b.bytes+size > maxLineBytes {
 		b.stats.logLinesDropped.Add(1)
-		if of.dropped++; of.dropped == 1 {
+		if of.dropped++; of.dropped == 1 && len(b.lossy) < maxLines {
 			b.lossy = append(b.lossy, of)
 		}
 		return
 	}
-	b.bytes += size
 	b.append(of, at, level, message, attrs)
 	if len(b.lines) >= lineBatch {
 		b.hurry()
@@ -93,6 +92,7 @@ func (b *lineBuffer) append(of *attemptLines, at time.Time, level slog.Level, me
 	line := of.job
 	line.seq, line.Time, line.Level, line.Message, line.Attrs = of.seq, at, level, message, attrs
 	b.lines = append(b.lines, line)
+	b.bytes += len(message) + len(attrs)
 }
 
 // hurry has the lines written now.
@@ -108,12 +108,11 @@ func (b *lineBuffer) hurry() {
 func (b *lineBuffer) take() []LogLine {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if len(b.lines) <= lineBatch {
-		for _, of := range b.lossy {
-			b.append(of, time.Now(), slog.LevelWarn, fmt.Sprintf("%d lines dropped here", of.dropped), nil)
-			of.dropped = 0
-		}
-		b.lossy = nil
+	for len(b.lossy) > 0 && len(b.lines) <= lineBatch {
+		of := b.lossy[0]
+		b.append(of, time.Now(), slog.LevelWarn, fmt.Sprintf("%d lines dropped here", of.dropped), nil)
+		of.dropped = 0
+		b.lossy = b.lossy[1:]
 	}
 	n := min(len(b.lines), lineBatch)
 	batch := b.lines[:n:n]
