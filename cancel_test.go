@@ -19,6 +19,7 @@ import (
 	"github.com/simplequeue/simplequeue"
 	"github.com/simplequeue/simplequeue/backoff"
 	"github.com/simplequeue/simplequeue/internal/pgtest"
+	"github.com/simplequeue/simplequeue/internal/store"
 )
 
 // A waiting and a pending job end at once; no other job is touched, and nobody
@@ -470,4 +471,50 @@ func TestCancelOfADeadWorkersJobAndOfADeafHandler(t *testing.T) {
 		}
 	}
 	insert(t, q, simplequeue.NewJob{Queue: "nobody", UniqueKey: "k"})
+}
+
+// A cancel and a change of the same jobs take turns, in whichever of the tables
+// of job_queue the jobs are.
+func TestCancelAndChangeDoNotDeadlock(t *testing.T) {
+	t.Parallel()
+	pool := pgtest.New(t)
+	q := newQueue(t, pool, simplequeue.Options{})
+	insert(t, q, simplequeue.NewJob{Queue: "other"})
+	restart(t, pool, "job_queue", "seq", store.ChunkStart(3))
+	first := insert(t, q, simplequeue.NewJob{Queue: "a"})
+	restart(t, pool, "job_queue", "seq", store.ChunkStart(4))
+	insert(t, q, simplequeue.NewJob{Queue: "a"}) // in the table that is read first
+	tx, err := pool.Begin(t.Context())
+	if err == nil {
+		_, err = tx.Exec(t.Context(), "SELECT FROM simplequeue.job_queue WHERE id = $1 FOR UPDATE", first)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = tx.Rollback(context.Background()) }()
+	waiting := func(n int) func() bool {
+		return func() bool {
+			return queryOne[int](t, pool, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'") == n
+		}
+	}
+	done := make(chan error, 2)
+	go func() {
+		priority := 3
+		_, err := q.ChangeMatching(t.Context(), simplequeue.Filter{Queue: "a"}, simplequeue.Change{Priority: &priority})
+		done <- err
+	}()
+	eventually(t, "the change waits", waiting(1))
+	go func() {
+		_, err := q.CancelMatching(t.Context(), simplequeue.Filter{Queue: "a"}, "")
+		done <- err
+	}()
+	eventually(t, "the cancel waits", waiting(2))
+	if err := tx.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
 }

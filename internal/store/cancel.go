@@ -10,11 +10,18 @@ import (
 
 // A cancel visits the tables in the direction in which jobs move, each in a
 // statement with a snapshot of its own: a job that moved on while one statement
-// waited for its row is met by the next.
+// waited for its row is met by the next. Rows are locked in the order of their
+// ids, in which a change takes them too.
 var cancelLive = `
-WITH gone AS (
+WITH locked AS MATERIALIZED (
+    SELECT l.id
+    FROM {schema}.{table} AS l
+    WHERE l.id = ANY ($1::text[]::uuid[])
+    ORDER BY l.id
+    FOR UPDATE
+), gone AS (
     DELETE FROM {schema}.{table} AS t
-    WHERE t.id = ANY ($1::text[]::uuid[])
+    WHERE t.id = ANY (ARRAY(SELECT l.id FROM locked AS l))
     RETURNING {t.job}
 ), finished AS (
     INSERT INTO {schema}.job_finished ({job}, state, reason)
