@@ -22,18 +22,18 @@ BEGIN
 END
 $prepare$;
 INSERT INTO "simplequeue".schema_migration (version, name, checksum)
-VALUES (1, 'initial', '3c9d5990446d3efc3384f014ac3d68d6d671b88f98786ca741182811343fdb2e');
+VALUES (1, 'initial', 'ec5844d19fd22798946edf8f95c32cf732bbd6d8dacd51214373b139eb95d536');
 
--- A table per state; jobs move from table to table and their rows are never
--- updated in place. The columns that travel with a job are the same, by name,
+-- A table per state; jobs move from table to table and their rows are not updated
+-- in place, but where a running job saves what it has done. The columns that travel with a job are the same, by name,
 -- in every table: a move names each of them. Whatever a job carries that no
 -- statement filters on is in props, so that an older program moving a newer
 -- job drops nothing.
 
 -- Runnable now, nothing else. seq is the place in the lane: taken when the row
 -- enters, kept when a job is given back. Lanes 0..9 are the priorities, -1 is
--- the front lane (given back, or reaped for the first time), -2 holds suspects:
--- jobs whose worker died while it ran them.
+-- the front lane (given back), -2 holds suspects: jobs whose worker died while it
+-- ran them.
 --
 -- The table is a ring of four: a quarter of a million rows enter one, the next
 -- ones the next, and rotate() empties those that have been left behind. Rows of
