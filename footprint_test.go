@@ -280,7 +280,7 @@ func TestMemoryStaysFlatForMillions(t *testing.T) {
 func TestLargePayloadsKeepToTheStatedBound(t *testing.T) {
 	t.Parallel()
 	const memory, conns = 16 * mebibyte, 3
-	const bound = 2*(memory+4*conns*mebibyte) + 16*mebibyte + 500*(8<<10)
+	const bound = 2*(memory+4*conns*mebibyte) + 32*mebibyte + 500*(8<<10)
 	jobs := 300
 	if os.Getenv(longVariable) != "" {
 		jobs = 1000
