@@ -133,6 +133,14 @@ func TestPurgeLeavesAKeyClosed(t *testing.T) {
 	a := insert(t, q, simplequeue.NewJob{Queue: "q", OrderKey: "k", Raw: []byte("bad")})
 	b := insert(t, q, simplequeue.NewJob{Queue: "q", OrderKey: "k"})
 	awaitState(t, q, a, simplequeue.StateCritical)
+	closed := func(sentence string) {
+		t.Helper()
+		why, err := q.Why(t.Context(), b)
+		if err != nil || len(why) != 1 || why[0].Code != simplequeue.HoldGate || why[0].Job != a || !strings.Contains(why[0].Text, sentence) {
+			t.Errorf("why: %+v, %v, want that a job %q", why, err, sentence)
+		}
+	}
+	closed(`which is critical_failure, has closed the order key "k" at `)
 	eventually(t, "the dead job is purged", func() bool {
 		n, err := q.Purge(t.Context(), simplequeue.Filter{IDs: []uuid.UUID{a}})
 		return err == nil && n == 1
@@ -140,9 +148,7 @@ func TestPurgeLeavesAKeyClosed(t *testing.T) {
 	if list, err := q.BlockedKeys(t.Context(), "q"); err != nil || len(list) != 1 || list[0].JobID != a {
 		t.Errorf("blocked: %+v, %v", list, err)
 	}
-	if why, err := q.Why(t.Context(), b); err != nil || len(why) != 1 || why[0].Code != simplequeue.HoldGate || why[0].Job != a {
-		t.Errorf("why: %+v, %v", why, err)
-	}
+	closed(`of which nothing is kept, has closed the order key "k" at `)
 	if err := q.ReleaseKey(t.Context(), "q", "k"); err != nil {
 		t.Fatal(err)
 	}
@@ -585,8 +591,18 @@ func TestWhyAtAGate(t *testing.T) {
 	close(finish)
 	awaitState(t, q, jobs[0], simplequeue.StateCompleted)
 
-	// One that is held by its turn alone.
-	idle := newQueue(t, pgtest.New(t), simplequeue.Options{})
+	// Where nobody lets jobs in: the first of its line, and one that is held by its
+	// turn alone.
+	idle := newQueue(t, pgtest.New(t), simplequeue.Options{Queues: map[string]simplequeue.QueueOptions{"line": {FIFO: true}}})
+	for sentence, job := range map[string]simplequeue.NewJob{
+		`the first of the order key "k"`:                              {Queue: "q", OrderKey: "k"},
+		`the first of the queue "line", which is first in, first out`: {Queue: "line"},
+	} {
+		found, err := idle.Why(t.Context(), insert(t, idle, job))
+		if err != nil || len(found) != 2 || found[0].Code != simplequeue.HoldGate || found[0].Jobs != 0 || !strings.Contains(found[0].Text, sentence) {
+			t.Errorf("why: %+v, %v, want that it is %s", found, err, sentence)
+		}
+	}
 	insert(t, idle, simplequeue.NewJob{Queue: "q", FairnessKey: "a"})
 	last := insert(t, idle, simplequeue.NewJob{Queue: "q", FairnessKey: "a"})
 	found, err := idle.Why(t.Context(), last)

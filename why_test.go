@@ -30,7 +30,7 @@ func TestWhyAJobIsNotRunning(t *testing.T) {
 		Queues:   map[string]simplequeue.QueueOptions{"held": {Permits: 1}},
 	}
 	q := newQueue(t, pool, opts)
-	start(t, q)
+	stop := start(t, q)
 	eventually(t, "the worker is registered", func() bool {
 		w, err := q.Workers(t.Context())
 		return err == nil && len(w) == 1 && w[0].Alive
@@ -112,13 +112,33 @@ func TestWhyAJobIsNotRunning(t *testing.T) {
 		t.Errorf("ended: %s", h.Text)
 	}
 
-	byHand := put(simplequeue.NewJob{Queue: "hand"})
-	if list, err := q.Claim(t.Context(), "hand", 1, time.Minute); err != nil || len(list) != 1 {
-		t.Fatal(list, err)
+	if err := stop(); err != nil { // nobody sweeps from here on
+		t.Fatal(err)
 	}
-	if h := why(byHand, simplequeue.HoldRunning)[0]; !strings.Contains(h.Text, "by hand") {
+	byHand := put(simplequeue.NewJob{Queue: "hand"})
+	leases, err := q.Claim(t.Context(), "hand", 1, time.Minute)
+	if err != nil || len(leases) != 1 {
+		t.Fatal(leases, err)
+	}
+	if h := why(byHand, simplequeue.HoldRunning)[0]; !strings.Contains(h.Text, "by hand") || !strings.Contains(h.Text, "no heartbeat") {
 		t.Errorf("by hand: %s", h.Text)
 	}
+	over := func() {
+		t.Helper()
+		h := why(byHand, simplequeue.HoldRunning, simplequeue.HoldLeaseOver)[1]
+		if ago := time.Since(h.Until); ago < 50*time.Second || ago > 70*time.Second || h.Worker == uuid.Nil {
+			t.Errorf("its lease of a minute has not been renewed for two: %+v", h)
+		}
+	}
+	execute(t, pool, "UPDATE simplequeue.job_running SET claimed_at = now() - interval '2 minutes'")
+	over()
+	if err := leases[0].Extend(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	why(byHand, simplequeue.HoldRunning)
+	execute(t, pool, "UPDATE simplequeue.job_running SET claimed_at = now() - interval '1 hour'",
+		"UPDATE simplequeue.job_lease SET beat_at = now() - interval '2 minutes'")
+	over()
 }
 
 // Queues and workers say what there is, in every state.
