@@ -292,12 +292,18 @@ func TestOutcomeStaysWhereNothingIsKept(t *testing.T) {
 func TestOutcomesExpire(t *testing.T) {
 	t.Parallel()
 	pool := pgtest.New(t)
-	q := newQueue(t, pool, simplequeue.Options{})
+	q := newQueue(t, pool, simplequeue.Options{Retention: simplequeue.Retention{Archive: simplequeue.KeepNothing}})
 	put := func(slotsAgo int) uuid.UUID {
-		return queryOne[uuid.UUID](t, pool, `INSERT INTO simplequeue.job_outcome
-			(id, slot, created_at, attempt, max_attempts, reprocess_count, crash_count, priority, state, queue, kind)
-			SELECT gen_random_uuid(), (floor(extract(epoch FROM clock_timestamp()) / 600)::bigint - $1::bigint) & 3, now(), 1, 3, 0, 0, 0, 'completed', 'a', ''
-			RETURNING id`, slotsAgo)
+		id := insert(t, q, simplequeue.NewJob{Queue: "a", Awaited: true})
+		list, err := q.Claim(t.Context(), "a", 1, time.Minute)
+		if err != nil || len(list) != 1 {
+			t.Fatal(list, err)
+		}
+		if err := list[0].Settle(t.Context(), nil); err != nil {
+			t.Fatal(err)
+		}
+		execute(t, pool, fmt.Sprintf("UPDATE simplequeue.job_outcome SET slot = (slot - %d) & 3 WHERE id = '%v'", slotsAgo, id))
+		return id
 	}
 	// Not across the border of two slots.
 	eventually(t, "ten minutes begin or go on", func() bool {
