@@ -2,7 +2,6 @@ package simplequeue_test
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
 	"slices"
@@ -13,7 +12,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
-	_ "github.com/jackc/pgx/v5/stdlib"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/simplequeue/simplequeue"
 	"github.com/simplequeue/simplequeue/internal/pgtest"
@@ -368,20 +367,17 @@ func TestFIFOQueue(t *testing.T) {
 	awaitNoGates(t, pool)
 }
 
-// committed inserts jobs of hot keys in transactions of 20 ms, in every way, and
-// notes by key the order in which they committed: each transaction leaves a row
-// whose place in the log is given while it holds a lock of the test's own.
+// Transactions of 20 ms insert jobs of hot keys at the same time, in every way.
+// Places are unique; for each key those of a transaction stand together, in the
+// order of its inserts, and before those of one that began after it had ended;
+// the jobs run by place.
 func TestConcurrentOrderedInserts(t *testing.T) {
 	t.Parallel()
 	const inserters, each, keys = 50, 4, 10
 	url := pgtest.Database(t)
 	pool := pgtest.Pool(t, url, inserters+5)
-	db, err := sql.Open("pgx", url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer db.Close()
 	q := newQueue(t, pool, simplequeue.Options{})
+	ways := orderedInserts(t, pool, q)
 	// Two transactions that do not overlap say who was first.
 	type span struct {
 		begun, ended time.Time
@@ -390,62 +386,28 @@ func TestConcurrentOrderedInserts(t *testing.T) {
 	var mu sync.Mutex
 	var spans []span
 	var wg sync.WaitGroup
-	errs := make(chan error, inserters)
 	for n := range inserters {
 		wg.Go(func() {
 			for i := range each {
 				// Two keys each, in opposite orders.
-				a, b := fmt.Sprint("k", (n+i)%keys), fmt.Sprint("k", (n*7+i*3+1)%keys)
+				two := []string{fmt.Sprint("k", (n+i)%keys), fmt.Sprint("k", (n*7+i*3+1)%keys)}
+				if n%2 == 0 {
+					slices.Reverse(two)
+				}
+				var lists [][]simplequeue.NewJob
+				for _, key := range two {
+					lists = append(lists, repeat(2, simplequeue.NewJob{Queue: "q", OrderKey: key}))
+				}
 				s := span{begun: time.Now(), at: map[string][]uuid.UUID{}}
-				note := func(list []simplequeue.Inserted, jobs []simplequeue.NewJob) {
-					for i, r := range list {
-						s.at[jobs[i].OrderKey] = append(s.at[jobs[i].OrderKey], r.ID)
-					}
-				}
-				jobs := func(key string) []simplequeue.NewJob {
-					return []simplequeue.NewJob{{Queue: "q", OrderKey: key}, {Queue: "q", OrderKey: key}}
-				}
-				err := func() error {
-					switch n % 4 {
-					case 0, 1: // pgx, at its levels
-						level := []pgx.TxIsoLevel{pgx.ReadCommitted, pgx.RepeatableRead}[i%2]
-						return pgx.BeginTxFunc(t.Context(), pool, pgx.TxOptions{IsoLevel: level}, func(tx pgx.Tx) error {
-							for _, key := range []string{a, b} {
-								list, err := q.InsertManyTx(t.Context(), tx, jobs(key))
-								if err != nil {
-									return err
-								}
-								note(list, jobs(key))
-								time.Sleep(10 * time.Millisecond)
-							}
-							return nil
-						})
-					case 2:
-						tx, err := db.BeginTx(t.Context(), nil)
-						if err != nil {
-							return err
-						}
-						defer func() { _ = tx.Rollback() }()
-						for _, key := range []string{b, a} {
-							list, err := q.InsertManySQLTx(t.Context(), tx, jobs(key))
-							if err != nil {
-								return err
-							}
-							note(list, jobs(key))
-							time.Sleep(10 * time.Millisecond)
-						}
-						return tx.Commit()
-					}
-					both := append(jobs(b), jobs(a)...)
-					list, err := q.InsertMany(t.Context(), both)
-					note(list, both)
-					return err
-				}()
+				results, err := ways[n%len(ways)](lists)
 				if err != nil {
-					errs <- fmt.Errorf("inserter %d: %w", n, err)
+					t.Errorf("inserter %d: %v", n, err)
 					return
 				}
 				s.ended = time.Now()
+				for i, job := range slices.Concat(lists...) {
+					s.at[job.OrderKey] = append(s.at[job.OrderKey], results[i].ID)
+				}
 				mu.Lock()
 				spans = append(spans, s)
 				mu.Unlock()
@@ -453,27 +415,32 @@ func TestConcurrentOrderedInserts(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	close(errs)
-	for err := range errs {
-		t.Error(err)
-	}
 
-	// Places: unique, in the order of the array, transactions in one piece, and
-	// those of a transaction that ended before another began are lower.
 	place := map[uuid.UUID]int64{}
-	rows, err := pool.Query(t.Context(), "SELECT job_id, place FROM simplequeue.job_gated")
+	line := map[string][]uuid.UUID{} // by key, in the order of the places
+	rows, err := pool.Query(t.Context(), "SELECT gate, job_id, place FROM simplequeue.job_gated ORDER BY place")
 	if err != nil {
 		t.Fatal(err)
 	}
+	var gate string
 	var id uuid.UUID
-	var p int64
-	if _, err := pgx.ForEachRow(rows, []any{&id, &p}, func() error { place[id] = p; return nil }); err != nil {
+	var last, p int64
+	if _, err := pgx.ForEachRow(rows, []any{&gate, &id, &p}, func() error {
+		if p == last {
+			t.Errorf("two jobs have place %d", p)
+		}
+		last, place[id] = p, p
+		key := strings.TrimPrefix(gate, "o\tq\t")
+		line[key] = append(line[key], id)
+		return nil
+	}); err != nil {
 		t.Fatal(err)
 	}
 	for _, s := range spans {
 		for key, list := range s.at {
-			if !slices.IsSortedFunc(list, func(a, b uuid.UUID) int { return int(place[a] - place[b]) }) {
-				t.Errorf("%s: places of a transaction do not follow the array", key)
+			at := slices.Index(line[key], list[0])
+			if at < 0 || len(line[key]) < at+len(list) || !slices.Equal(line[key][at:at+len(list)], list) {
+				t.Errorf("%s: the jobs of a transaction do not stand together, in their order", key)
 			}
 			for _, other := range spans {
 				if theirs := other.at[key]; len(theirs) > 0 && s.ended.Before(other.begun) && place[list[len(list)-1]] > place[theirs[0]] {
@@ -486,20 +453,70 @@ func TestConcurrentOrderedInserts(t *testing.T) {
 	r := newRuns()
 	worker := newQueue(t, pool, simplequeue.Options{Handlers: []simplequeue.Handler{r.handler("q", func(*simplequeue.Job) error { return nil })}})
 	start(t, worker)
-	total := 0
-	for _, s := range spans {
-		for _, list := range s.at {
-			total += len(list)
-		}
-	}
-	awaitCompleted(t, worker, "q", int64(total))
+	awaitCompleted(t, worker, "q", int64(len(place)))
 	for key, ran := range r.order {
-		if !slices.IsSortedFunc(ran, func(a, b uuid.UUID) int { return int(place[a] - place[b]) }) {
+		if !slices.Equal(ran, line[key]) {
 			t.Errorf("%s did not run by place", key)
 		}
 	}
-	if r.most != 1 {
-		t.Errorf("%d jobs of a key at once", r.most)
+	if len(place) != inserters*each*4 || r.most != 1 {
+		t.Errorf("%d jobs, %d of a key at once, want %d, one at a time", len(place), r.most, inserters*each*4)
+	}
+}
+
+// orderedInserts are the ways to insert lists in one transaction, most of them
+// with a while after each list.
+func orderedInserts(t *testing.T, pool *pgxpool.Pool, q *simplequeue.SimpleQueue) []func(lists [][]simplequeue.NewJob) ([]simplequeue.Inserted, error) {
+	type newJobs = []simplequeue.NewJob
+	type inserted = []simplequeue.Inserted
+	db := openSQL(t, "pgx", pool)
+	slowly := func(lists []newJobs, insert func(newJobs) (inserted, error)) (all inserted, err error) {
+		for _, jobs := range lists {
+			list, err := insert(jobs)
+			if err != nil {
+				return nil, err
+			}
+			all = append(all, list...)
+			time.Sleep(10 * time.Millisecond)
+		}
+		return all, nil
+	}
+	byTx := func(level pgx.TxIsoLevel, insert func(pgx.Tx, newJobs) (inserted, error)) func([]newJobs) (inserted, error) {
+		return func(lists []newJobs) (all inserted, err error) {
+			err = pgx.BeginTxFunc(t.Context(), pool, pgx.TxOptions{IsoLevel: level}, func(tx pgx.Tx) error {
+				all, err = slowly(lists, func(jobs newJobs) (inserted, error) { return insert(tx, jobs) })
+				return err
+			})
+			return all, err
+		}
+	}
+	insertMany := func(tx pgx.Tx, jobs newJobs) (inserted, error) { return q.InsertManyTx(t.Context(), tx, jobs) }
+	return []func([]newJobs) (inserted, error){
+		byTx(pgx.ReadCommitted, insertMany),
+		byTx(pgx.RepeatableRead, insertMany),
+		byTx(pgx.ReadCommitted, func(tx pgx.Tx, jobs newJobs) (list inserted, err error) {
+			for _, job := range jobs {
+				in, err := enqueue(t.Context(), tx, job)
+				if err != nil {
+					return nil, err
+				}
+				list = append(list, in)
+			}
+			return list, nil
+		}),
+		func(lists []newJobs) (inserted, error) {
+			tx, err := db.BeginTx(t.Context(), nil)
+			if err != nil {
+				return nil, err
+			}
+			defer func() { _ = tx.Rollback() }()
+			all, err := slowly(lists, func(jobs newJobs) (inserted, error) { return q.InsertManySQLTx(t.Context(), tx, jobs) })
+			if err != nil {
+				return nil, err
+			}
+			return all, tx.Commit()
+		},
+		func(lists []newJobs) (inserted, error) { return q.InsertMany(t.Context(), slices.Concat(lists...)) },
 	}
 }
 
