@@ -85,20 +85,6 @@ func TestEnqueueStoresWhatInsertStores(t *testing.T) {
 	t.Parallel()
 	pool := pgtest.New(t)
 	q := newQueue(t, pool, simplequeue.Options{})
-	row := func(id uuid.UUID) string {
-		return queryOne[string](t, pool, `
-			SELECT concat_ws(E'\n', (SELECT to_jsonb(j) - '{id,created_at,seq,run_at}'::text[] FROM simplequeue.job_queue AS j WHERE id = $1),
-			                 (SELECT to_jsonb(w) - '{id,created_at,run_at}'::text[] || jsonb_build_object('in', CASE WHEN w.run_at < 'infinity' THEN round(extract(epoch FROM w.run_at - w.created_at) / 20) END) FROM simplequeue.job_waiting AS w WHERE id = $1),
-			                 (SELECT to_jsonb(p) - 'id' FROM simplequeue.job_payload AS p WHERE id = $1),
-			                 (SELECT to_jsonb(f) - 'job_id' FROM simplequeue.job_fingerprint AS f WHERE job_id = $1),
-			                 (SELECT to_jsonb(u) - 'job_id' FROM simplequeue.job_unique AS u WHERE job_id = $1),
-			                 (SELECT to_jsonb(g) - '{job_id,arrived,place,tx,run_at}'::text[] || jsonb_build_object('in', round(extract(epoch FROM g.run_at - w.created_at) / 20))
-			                  FROM simplequeue.job_gated AS g JOIN simplequeue.job_waiting AS w ON w.id = g.job_id WHERE job_id = $1),
-			                 (SELECT to_jsonb(h) - '{job_id,expires_at,run_at}'::text[] || jsonb_build_object('in', round(extract(epoch FROM h.run_at - w.created_at) / 20),
-			                         'until', round(extract(epoch FROM h.expires_at - w.created_at) / 20))
-			                  FROM simplequeue.job_held AS h JOIN simplequeue.job_waiting AS w ON w.id = h.job_id WHERE job_id = $1),
-			                 (SELECT 'chosen' FROM simplequeue.job_client_id AS c WHERE id = $1))`, id)
-	}
 	if err := q.SetQueueLimit(t.Context(), "bounded", 5); err != nil {
 		t.Fatal(err)
 	}
@@ -178,7 +164,7 @@ func TestEnqueueStoresWhatInsertStores(t *testing.T) {
 			if err != nil || in.Duplicate || job.ID != uuid.Nil && in.ID != job.ID || job.ID == uuid.Nil && in.ID.Version() != 7 {
 				t.Fatalf("seed %d: insert = %+v, %v of %.400s", seed, in, err, fmt.Sprintf("%+v", job))
 			}
-			rows = append(rows, row(in.ID))
+			rows = append(rows, storedRows(t, pool, in.ID)...)
 			if _, err := q.Cancel(t.Context(), in.ID, ""); err != nil {
 				t.Fatal(err)
 			}
