@@ -32,9 +32,10 @@ var (
 	// be changed again while it waits for the next one, if there is one.
 	ErrStarted = errors.New("simplequeue: job is running")
 	// ErrUniqueContention is returned by an insert that met, several times in a
-	// row, a unique key whose holder was gone when it was looked up. The insert
-	// changed nothing and can be repeated; a transaction of the caller's is to
-	// be rolled back first, for other jobs of the list may be in it.
+	// row, a unique key whose holder was gone when it was looked up; once is enough
+	// for a list with order or fairness keys. The insert changed nothing and can be
+	// repeated; a transaction of the caller's is to be rolled back first, for other
+	// jobs of the list may be in it.
 	ErrUniqueContention = errors.New("unique key is contended, try again")
 	// ErrInsertUnknown is returned when the connection broke while an insert
 	// was being committed, or the caller's context or the library's patience

@@ -79,15 +79,15 @@ func (v *verdict) gateFate() string {
 	return store.GateDead
 }
 
-// lineUp lets the jobs that were inserted to wait at a gate wait there.
-func (q *SimpleQueue) lineUp(ctx context.Context, tx store.Querier, b *batch) error {
+// lineUp lets those of the added jobs that are to wait at a gate wait there.
+func (q *SimpleQueue) lineUp(ctx context.Context, tx store.Querier, b *batch, added []int) error {
 	if !b.gated {
 		return nil
 	}
 	var l store.Lined
-	for i := range b.jobs {
-		r := &b.jobs[i]
-		if len(r.gates) == 0 || b.results[i].Duplicate {
+	for _, at := range added {
+		r := &b.jobs[at]
+		if len(r.gates) == 0 {
 			continue
 		}
 		gate, fair := r.gates[0], strings.HasPrefix(r.gates[0], "f\t")

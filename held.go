@@ -20,12 +20,15 @@ const reasonHeld = "held"
 
 const maxHold = 7 * 24 * time.Hour
 
-// hold notes until when the held jobs of a batch are held.
-func (q *SimpleQueue) hold(ctx context.Context, tx store.Querier, b *batch) error {
+// hold notes until when those of the added jobs are held that are.
+func (q *SimpleQueue) hold(ctx context.Context, tx store.Querier, b *batch, added []int) error {
+	if !b.held {
+		return nil
+	}
 	var h store.HeldJobs
-	for i := range b.jobs {
-		r := &b.jobs[i]
-		if r.waitsFor != reasonHeld || b.results[i].Duplicate {
+	for _, at := range added {
+		r := &b.jobs[at]
+		if r.waitsFor != reasonHeld {
 			continue
 		}
 		h.IDs, h.HoldsUS = append(h.IDs, r.id.String()), append(h.HoldsUS, positive(r.job.Hold))

@@ -60,15 +60,25 @@ func (q *SimpleQueue) tryKeyed(ctx context.Context, b *batch) error {
 }
 
 // insertRows inserts jobs that may hold keys. Which of them lost their key shows
-// after the statement; who holds it only a new statement can see.
+// after the statement; who holds it only a new statement can see. Those that were
+// inserted line up before others of the list change them.
 func (q *SimpleQueue) insertRows(ctx context.Context, tx store.Querier, b *batch, channel string, rounds int) error {
 	open := make([]int, len(b.jobs))
 	for i := range open {
 		open[i] = i
 	}
+	if b.gated && len(b.jobs) > 1 {
+		rounds = 1 // what a later round inserts would stand behind the rest of the list
+	}
 	for range rounds {
-		lost, err := q.insertRound(ctx, tx, b, open)
+		added, lost, err := q.insertRound(ctx, tx, b, open)
 		if err != nil {
+			return err
+		}
+		if err := q.lineUp(ctx, tx, b, added); err != nil {
+			return err
+		}
+		if err := q.hold(ctx, tx, b, added); err != nil {
 			return err
 		}
 		if open, err = q.meetHolders(ctx, tx, b, lost); err != nil {
@@ -77,14 +87,6 @@ func (q *SimpleQueue) insertRows(ctx context.Context, tx store.Querier, b *batch
 		if len(open) == 0 {
 			if err := q.takeSlots(ctx, tx, b); err != nil {
 				return err
-			}
-			if err := q.lineUp(ctx, tx, b); err != nil {
-				return err
-			}
-			if b.held {
-				if err := q.hold(ctx, tx, b); err != nil {
-					return err
-				}
 			}
 			if note := b.wake(); channel != "" && note != "" {
 				return q.db.NotifyTx(ctx, tx, channel, note)
@@ -96,14 +98,14 @@ func (q *SimpleQueue) insertRows(ctx context.Context, tx store.Querier, b *batch
 }
 
 // insertRound tries to insert the jobs at the given positions and returns those
-// that lost their key.
-func (q *SimpleQueue) insertRound(ctx context.Context, tx store.Querier, b *batch, open []int) (lost []int, err error) {
+// that it has inserted, and those that lost their key.
+func (q *SimpleQueue) insertRound(ctx context.Context, tx store.Querier, b *batch, open []int) (added, lost []int, err error) {
 	for len(open) > 0 {
 		chunk := open[:min(insertChunk, len(open))]
 		open = open[len(chunk):]
 		fates, err := q.db.InsertKeyed(ctx, tx, b.columns(chunk))
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		for i, f := range fates {
 			at := chunk[i]
@@ -111,6 +113,7 @@ func (q *SimpleQueue) insertRound(ctx context.Context, tx store.Querier, b *batc
 			case f.Inserted:
 				b.results[at].Duplicate = false
 				b.jobs[at].later = f.Later
+				added = append(added, at)
 			case f.IDKnown:
 				b.results[at].Duplicate = true
 			default:
@@ -119,7 +122,7 @@ func (q *SimpleQueue) insertRound(ctx context.Context, tx store.Querier, b *batc
 			}
 		}
 	}
-	return lost, nil
+	return added, lost, nil
 }
 
 // meetHolders fills in what has become of the lost jobs beside the holders of

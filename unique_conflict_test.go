@@ -439,9 +439,57 @@ func TestListsOfReplacementsDoNotDeadlock(t *testing.T) {
 	}
 }
 
+// randomConflict is a random job with a unique key of any sort, which few others
+// have too, that does whatever it may where the key is taken.
+func randomConflict(r *rand.Rand, n int, now time.Time) simplequeue.NewJob {
+	some := func(p int) bool { return r.IntN(p) == 0 }
+	hours := func(from, to int) time.Duration { return time.Duration(from+r.IntN(to-from)) * time.Hour }
+	job := simplequeue.NewJob{
+		Payload: map[string]int{"user": r.IntN(3), "n": n}, Priority: r.IntN(3), Kind: fmt.Sprint(r.IntN(2)),
+		UniqueGlobal: some(4), Awaited: some(3), Unique: simplequeue.Unique{OnConflict: simplequeue.Conflict(r.IntN(3))},
+	}
+	if some(2) {
+		job.Unique.Fields = []string{"user"}
+	} else {
+		job.UniqueKey = fmt.Sprint(r.IntN(3))
+	}
+	if some(4) {
+		job.Raw, job.Fingerprint = bytes.Repeat([]byte{1}, r.IntN(3000)), "f"
+	}
+	if some(4) {
+		job.ID = uuid.UUID{0: 1, 15: byte(n)}
+	}
+	if some(3) {
+		job.OrderKey = fmt.Sprint("o", r.IntN(2))
+	}
+	if some(4) {
+		job.FairnessKey = fmt.Sprint("f", r.IntN(2))
+	}
+	if some(5) { // of a time that is given: another might be in the next window
+		job.RunAt, job.Unique.Window = now.Add(hours(1, 4)), 2*time.Hour
+	} else {
+		job.Delay = hours(0, 4)
+	}
+	switch job.Unique.OnConflict {
+	case simplequeue.ConflictSkip:
+		if some(4) {
+			job.Hold = hours(1, 4)
+		}
+		return job
+	case simplequeue.ConflictDebounce:
+		if job.RunAt.IsZero() && job.Delay == 0 {
+			job.Delay = time.Hour
+		}
+	}
+	if some(3) {
+		job.Unique.MaxDelay = hours(0, 4)
+	}
+	return job
+}
+
 // A list does what its jobs do one after the other, whatever they do where their
 // keys are taken, by jobs before the list or in it: the same results, the same
-// rows.
+// rows, the same order of the jobs of a key.
 func TestInsertManyIsInsertOneByOneOnConflicts(t *testing.T) {
 	t.Parallel()
 	pool := pgtest.New(t)
@@ -449,37 +497,24 @@ func TestInsertManyIsInsertOneByOneOnConflicts(t *testing.T) {
 	for range 40 {
 		seed := rand.Uint64()
 		r := rand.New(rand.NewPCG(seed, 0))
-		random := func(n int) simplequeue.NewJob {
-			job := simplequeue.NewJob{
-				Payload: map[string]int{"user": r.IntN(3), "n": n}, Priority: r.IntN(3), Kind: fmt.Sprint(r.IntN(2)),
-				Delay: time.Duration(r.IntN(4)) * time.Hour, Unique: simplequeue.Unique{OnConflict: simplequeue.Conflict(r.IntN(3))},
-			}
-			if r.IntN(2) == 0 {
-				job.Unique.Fields = []string{"user"}
-			} else {
-				job.UniqueKey = fmt.Sprint(r.IntN(3))
-			}
-			if r.IntN(4) == 0 {
-				job.Raw, job.Fingerprint = bytes.Repeat([]byte{1}, r.IntN(3000)), "f"
-			}
-			if r.IntN(3) == 0 && job.Unique.OnConflict != simplequeue.ConflictSkip {
-				job.Unique.MaxDelay = time.Duration(r.IntN(200)) * time.Minute
-			}
-			if job.Unique.OnConflict == simplequeue.ConflictDebounce {
-				job.Delay += time.Minute
-			}
-			return job
-		}
 		var jobs []simplequeue.NewJob
+		now := time.Now().Truncate(time.Microsecond)
 		for n := range 1 + r.IntN(20) {
-			jobs = append(jobs, random(n))
+			jobs = append(jobs, randomConflict(r, n, now))
 		}
 		before := jobs[:r.IntN(len(jobs))] // inserted first, on both ways
 		outcome := func(many bool) (told []string) {
 			queue := fmt.Sprint(seed, many)
 			list := append(append([]simplequeue.NewJob(nil), before...), jobs...)
+			fresh := uuid.New()
 			for i := range list {
-				list[i].Queue = queue
+				if list[i].Queue = queue; list[i].UniqueGlobal {
+					list[i].UniqueKey = queue + list[i].UniqueKey
+				}
+				if last := list[i].ID[15]; list[i].ID != uuid.Nil {
+					list[i].ID = fresh
+					list[i].ID[15] = last
+				}
 			}
 			names := map[uuid.UUID]int{}
 			var results []simplequeue.Inserted
@@ -500,24 +535,29 @@ func TestInsertManyIsInsertOneByOneOnConflicts(t *testing.T) {
 					add(list[len(before)+i:][:1])
 				}
 			}
+			moved := map[uuid.UUID]bool{} // perhaps, and then behind the list
 			for i, r := range results {
 				if !r.Duplicate {
 					names[r.ID] = i
 				}
+				moved[r.ID] = moved[r.ID] || r.Replaced
 				told = append(told, fmt.Sprint(r.Duplicate, r.Replaced, names[r.ID]))
 			}
+			for i, row := range storedRows(t, pool, idsOf(results)...) {
+				told = append(told, fmt.Sprint(names[results[i].ID], ": ", strings.ReplaceAll(row, queue, "")))
+			}
 			rows, err := pool.Query(t.Context(), `
-				SELECT l.id, concat_ws(' ', l.state, l.reason, l.kind, l.priority, l.payload, length(l.raw), l.fingerprint, l.unique_key,
-				                       round(extract(epoch FROM l.run_at - l.created_at) / 600), f.job_id IS NOT NULL)
-				FROM simplequeue.job_live AS l LEFT JOIN simplequeue.job_fingerprint AS f ON f.job_id = l.id
-				WHERE l.queue = $1 ORDER BY l.payload -> 'n'`, queue)
+				SELECT g.gate, g.job_id FROM simplequeue.job_gated AS g JOIN simplequeue.job_waiting AS w ON w.id = g.job_id
+				WHERE w.queue = $1 AND g.gate LIKE 'o%' ORDER BY g.gate, g.place`, queue)
 			if err != nil {
 				t.Fatal(err)
 			}
+			var gate string
 			var id uuid.UUID
-			var row string
-			if _, err := pgx.ForEachRow(rows, []any{&id, &row}, func() error {
-				told = append(told, fmt.Sprint(names[id], ": ", row))
+			if _, err := pgx.ForEachRow(rows, []any{&gate, &id}, func() error {
+				if !moved[id] {
+					told = append(told, fmt.Sprint("in line at ", strings.ReplaceAll(gate, queue, ""), ": ", names[id]))
+				}
 				return nil
 			}); err != nil {
 				t.Fatal(err)
@@ -525,7 +565,7 @@ func TestInsertManyIsInsertOneByOneOnConflicts(t *testing.T) {
 			return told
 		}
 		if d := cmp.Diff(outcome(false), outcome(true)); d != "" {
-			t.Errorf("seed %d: one by one and as a list differ (-one +list):\n%s", seed, d)
+			t.Errorf("seed %d: one by one and as a list differ (-one +list):\n%s\njobs: %+v, the first %d of them before", seed, d, jobs, len(before))
 		}
 	}
 }

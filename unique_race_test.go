@@ -33,11 +33,14 @@ func TestAHolderThatIsGoneWhenItIsLookedUp(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
 		tx   bool
-		gone int64 // how often
+		key  string // order key of the jobs
+		gone int64  // how often
 		err  error
 	}{
 		"once": {gone: 1}, "five times": {gone: 5}, "always": {gone: 1000, err: simplequeue.ErrUniqueContention},
 		"in a transaction, twice": {tx: true, gone: 2}, "in a transaction, always": {tx: true, gone: 1000, err: simplequeue.ErrUniqueContention},
+		// The second of the list would stand behind the third.
+		"in order, in a transaction": {tx: true, key: "k", gone: 1, err: simplequeue.ErrUniqueContention},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -64,7 +67,9 @@ func TestAHolderThatIsGoneWhenItIsLookedUp(t *testing.T) {
 			if c.tx {
 				path = "InsertManyTx"
 			}
-			r, err := insertPaths(t, pool, q)[path]([]simplequeue.NewJob{{Queue: "a"}, {Queue: "a", UniqueKey: "k"}, {Queue: "a", UniqueKey: "other"}})
+			r, err := insertPaths(t, pool, q)[path]([]simplequeue.NewJob{
+				{Queue: "a"}, {Queue: "a", OrderKey: c.key, UniqueKey: "k"}, {Queue: "a", OrderKey: c.key, UniqueKey: "other"},
+			})
 			if !errors.Is(err, c.err) || errors.Is(err, simplequeue.ErrInsertUnknown) {
 				t.Fatalf("InsertMany: %v, want %v", err, c.err)
 			}
