@@ -57,6 +57,53 @@ func mustBeFull(t testing.TB, err error, limit int) {
 	}
 }
 
+// boundedInserts are the ways to insert jobs. Those that have a transaction roll
+// it back unless it is to be kept.
+func boundedInserts(t *testing.T, pool *pgxpool.Pool) []func(q *simplequeue.SimpleQueue, jobs []simplequeue.NewJob, keep bool) error {
+	ctx := context.Background()
+	db := openSQL(t, "postgres", pool)
+	db.SetMaxOpenConns(10)
+	end := func(err error, keep bool) error {
+		if err == nil && !keep {
+			return errRolledBack
+		}
+		return err
+	}
+	return []func(q *simplequeue.SimpleQueue, jobs []simplequeue.NewJob, keep bool) error{
+		func(q *simplequeue.SimpleQueue, jobs []simplequeue.NewJob, _ bool) error {
+			_, err := q.InsertMany(ctx, jobs)
+			return err
+		},
+		func(q *simplequeue.SimpleQueue, jobs []simplequeue.NewJob, keep bool) error {
+			return pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
+				_, err := q.InsertManyTx(ctx, tx, jobs)
+				return end(err, keep)
+			})
+		},
+		func(q *simplequeue.SimpleQueue, jobs []simplequeue.NewJob, keep bool) error {
+			tx, err := db.Begin()
+			if err != nil {
+				return err
+			}
+			_, err = q.InsertManySQLTx(ctx, tx, jobs)
+			if err := end(err, keep); err != nil {
+				return errors.Join(err, tx.Rollback())
+			}
+			return tx.Commit()
+		},
+		func(_ *simplequeue.SimpleQueue, jobs []simplequeue.NewJob, keep bool) error {
+			return pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
+				for _, job := range jobs {
+					if _, err := enqueue(ctx, tx, job); err != nil {
+						return err
+					}
+				}
+				return end(nil, keep)
+			})
+		},
+	}
+}
+
 // Of many that insert at once, on every path, just as many get in as there is
 // room for.
 func TestBoundedQueueIsExact(t *testing.T) {
@@ -66,6 +113,7 @@ func TestBoundedQueueIsExact(t *testing.T) {
 	const most = 100
 	limit(t, q, most)
 	others := newQueue(t, pool, simplequeue.Options{}) // which has not heard of it
+	ways := boundedInserts(t, pool)
 	var inserted, refused, rolledBack atomic.Int64
 	var all sync.WaitGroup
 	stop := make(chan struct{})
@@ -91,30 +139,13 @@ func TestBoundedQueueIsExact(t *testing.T) {
 				if i%3 == 0 {
 					jobs[0].UniqueKey = fmt.Sprint(n, i)
 				}
-				var err error
-				switch n / 2 % 3 {
-				case 0:
-					_, err = by.InsertMany(context.Background(), jobs)
-				case 1:
-					jobs = jobs[:1]
-					_, err = by.Insert(context.Background(), jobs[0])
-				default:
-					err = pgx.BeginFunc(context.Background(), pool, func(tx pgx.Tx) error {
-						if _, err := by.InsertManyTx(context.Background(), tx, jobs); err != nil {
-							return err
-						}
-						if i%2 == 0 {
-							return errRolledBack
-						}
-						return nil
-					})
-				}
+				err := ways[n/2%len(ways)](by, jobs, i%2 != 0)
 				switch {
 				case err == nil:
 					inserted.Add(int64(len(jobs)))
 				case errors.Is(err, errRolledBack):
 					rolledBack.Add(1)
-				case errors.Is(err, simplequeue.ErrQueueFull):
+				case errors.Is(err, simplequeue.ErrQueueFull), sqlState(err) == "53400":
 					refused.Add(1)
 				default:
 					t.Errorf("insert: %v", err)
