@@ -51,20 +51,22 @@ func insertMany(t *testing.T, q *simplequeue.SimpleQueue, n int, job simplequeue
 }
 
 // The backlog of one key does not delay those of others, which come later and
-// are small: they are through after about as many jobs as if they were alone,
-// and a window. With SIMPLEQUEUE_TEST_LONG=1 the backlog is a million jobs, else
+// are small: in two workers they are through after about as many jobs as if they
+// were alone, and a window; and whoever lets jobs in reads no more of the backlog
+// than that. With SIMPLEQUEUE_TEST_LONG=1 the backlog is a million jobs, else
 // 2,000.
 func TestABacklogDelaysNoOtherKey(t *testing.T) {
 	t.Parallel()
 	const small, each = 100, 10
 	backlog := 2_000
-	if os.Getenv("SIMPLEQUEUE_TEST_LONG") != "" {
+	if os.Getenv(longVariable) != "" {
 		backlog = 1_000_000
 	}
-	through := func(backlog int) (jobs int, took time.Duration) {
+	through := func(backlog int) (jobs, read int, took time.Duration) {
 		pool := pgtest.New(t)
 		r := &turns{}
-		q := newQueue(t, pool, simplequeue.Options{Handlers: []simplequeue.Handler{r.handler("q")}})
+		opts := simplequeue.Options{Handlers: []simplequeue.Handler{r.handler("q")}}
+		q := newQueue(t, pool, opts)
 		for left := backlog; left > 0; left -= min(left, 50_000) {
 			insertMany(t, q, min(left, 50_000), simplequeue.NewJob{Queue: "q", FairnessKey: "big"})
 		}
@@ -75,8 +77,9 @@ func TestABacklogDelaysNoOtherKey(t *testing.T) {
 		if _, err := q.InsertMany(t.Context(), few); err != nil {
 			t.Fatal(err)
 		}
+		before := rowsRead(t, pool, "job_gated")
 		began := time.Now()
-		stop := start(t, q)
+		stops := []func() error{start(t, q), start(t, newQueue(t, pool, opts))}
 		var lastAt time.Time
 		eventually(t, "the small keys are through", func() bool {
 			r.mu.Lock()
@@ -90,17 +93,26 @@ func TestABacklogDelaysNoOtherKey(t *testing.T) {
 			}
 			return done == small*each
 		})
-		if err := stop(); err != nil {
-			t.Error(err)
+		for _, stop := range stops {
+			if err := stop(); err != nil {
+				t.Error(err)
+			}
 		}
-		return jobs, lastAt.Sub(began)
+		return jobs, (rowsRead(t, pool, "job_gated") - before) / len(r.keys), lastAt.Sub(began)
 	}
-	jobs, took := through(backlog)
-	_, alone := through(0)
-	t.Logf("%d jobs of %d keys were through after %d jobs and %v beside a backlog of %d, after %v alone", small*each, small, jobs, took, backlog, alone)
+	jobs, read, took := through(backlog)
+	_, readAlone, alone := through(0)
+	t.Logf("%d jobs of %d keys were through after %d jobs, %d rows read for each, and %v beside a backlog of %d, after %d rows and %v alone",
+		small*each, small, jobs, read, took, backlog, readAlone, alone)
 	// A window was let in before they came, and the backlog has its own share.
 	if most := small*each + each + 200 + 300; jobs > most {
 		t.Errorf("the small keys were through after %d jobs, want at most %d", jobs, most)
+	}
+	if read > readAlone+5 {
+		t.Errorf("%d rows of the line were read for each job, and %d without a backlog", read, readAlone)
+	}
+	if backlog > 2_000 && took > 3*alone+2*time.Second {
+		t.Errorf("the small keys were through after %v, and after %v without a backlog", took, alone)
 	}
 }
 
