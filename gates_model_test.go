@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/simplequeue/simplequeue"
@@ -29,6 +30,8 @@ type gateModel struct {
 	queue string
 	fifo  bool
 	block bool
+	limit int // of live jobs, 0 for none
+	pool  *pgxpool.Pool
 
 	mu      sync.Mutex
 	jobs    map[uuid.UUID]*modelJob
@@ -41,15 +44,21 @@ type gateModel struct {
 type modelJob struct {
 	key     string // "" for none
 	ordered bool
+	fair    string
 	unique  string
 	due     time.Time // not started before
 	behind  map[uuid.UUID]bool
 	live    bool
-	maybe   bool // somebody has begun to cancel it
+	maybe   bool // may have ended: somebody has begun to cancel it, or its hold may be over
 	moving  bool // lines up at this moment: who does so too may be before or behind it
 	held    bool
+	expires bool // may be deleted: its hold is brief
+	extra   bool // was redriven, and does not count for the limit
 	runs    int
 	verdict string // its last
+
+	next    *modelJob // what it is at this moment replaced by, if that is not too late
+	version string    // of next, as the job says when it starts
 }
 
 func (m *gateModel) fault(format string, args ...any) {
@@ -61,12 +70,7 @@ func (m *gateModel) expect(begun time.Time, jobs ...simplequeue.NewJob) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, j := range jobs {
-		m.jobs[j.ID] = &modelJob{
-			key: j.OrderKey, ordered: m.fifo || j.OrderKey != "", unique: j.UniqueKey, due: begun.Add(j.Delay), held: j.Hold > 0,
-		}
-		if m.fifo {
-			m.jobs[j.ID].key = ""
-		}
+		m.jobs[j.ID] = m.model(begun, j)
 		m.lineUp(j.ID)
 	}
 	for _, j := range jobs {
@@ -74,24 +78,103 @@ func (m *gateModel) expect(begun time.Time, jobs ...simplequeue.NewJob) {
 	}
 }
 
-// lineUp puts a job behind all live ones of its key.
-func (m *gateModel) lineUp(id uuid.UUID) {
-	j := m.jobs[id]
-	j.live, j.behind = true, map[uuid.UUID]bool{}
-	for other, o := range m.jobs {
-		if other != id && o.live && o.ordered && j.ordered && o.key == j.key && !o.moving {
-			j.behind[other] = true
-		}
+func (m *gateModel) model(begun time.Time, job simplequeue.NewJob) *modelJob {
+	brief := job.Hold > 0 && job.Hold < time.Second
+	j := &modelJob{
+		key: job.OrderKey, ordered: m.fifo || job.OrderKey != "", fair: job.FairnessKey, unique: job.UniqueKey,
+		due: begun.Add(job.Delay), held: job.Hold > 0, expires: brief, maybe: brief,
 	}
+	if m.fifo {
+		j.key = ""
+	}
+	return j
 }
 
-// committed says that jobs have lined up.
+// lineUp puts a job behind all live ones of its key.
+func (m *gateModel) lineUp(id uuid.UUID) {
+	m.jobs[id].live, m.jobs[id].behind = true, m.lineBefore(id, m.jobs[id])
+}
+
+// lineBefore are the live jobs of a key that the job would stand behind.
+func (m *gateModel) lineBefore(id uuid.UUID, j *modelJob) map[uuid.UUID]bool {
+	line := map[uuid.UUID]bool{}
+	for other, o := range m.jobs {
+		if other != id && o.live && o.ordered && j.ordered && o.key == j.key && !o.moving {
+			line[other] = true
+		}
+	}
+	return line
+}
+
+// replacing is told before a job that has not started may be replaced: at its
+// place if it stays at its gates, else it lines up anew.
+func (m *gateModel) replacing(begun time.Time, job simplequeue.NewJob) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	id := m.holders[job.UniqueKey]
+	j := m.jobs[id]
+	if j == nil || !j.live || j.runs > 0 {
+		return
+	}
+	next := m.model(begun, job)
+	if next.ordered == j.ordered && next.key == j.key && next.fair == j.fair {
+		next.behind = j.behind
+	} else {
+		next.behind, next.moving, j.moving = m.lineBefore(id, next), true, true
+	}
+	j.next, j.version = next, string(job.Raw)
+}
+
+// replaced ends that.
+func (m *gateModel) replaced(key string, done bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	j := m.jobs[m.holders[key]]
+	if j == nil || j.next == nil {
+		return
+	}
+	if done {
+		m.become(m.holders[key])
+	}
+	j.next, j.moving = nil, false
+}
+
+// become makes a job what replaces it.
+func (m *gateModel) become(id uuid.UUID) {
+	j := m.jobs[id]
+	next := j.next
+	j.next = nil
+	if next.moving { // nobody stands behind it any more
+		for other, o := range m.jobs {
+			if other != id {
+				delete(o.behind, id)
+			}
+		}
+	}
+	j.key, j.ordered, j.fair, j.due, j.behind = next.key, next.ordered, next.fair, next.due, next.behind
+}
+
+// committed says that jobs have lined up: no more than their queue may hold.
 func (m *gateModel) committed(ids ...uuid.UUID) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, id := range ids {
 		m.jobs[id].moving = false
 	}
+	live := 0
+	for _, j := range m.jobs {
+		if j.live && !j.maybe && !j.extra {
+			live++
+		}
+	}
+	if m.limit > 0 && live > m.limit {
+		m.fault("%d jobs are live, the limit is %d", live, m.limit)
+	}
+}
+
+// refused reports whether an insert failed because its queue is full, as it may.
+func (m *gateModel) refused(err error) bool {
+	return m.limit > 0 && errors.Is(err, simplequeue.ErrQueueFull)
 }
 
 // gone is told of jobs that have ended, or were never inserted.
@@ -99,6 +182,9 @@ func (m *gateModel) gone(id uuid.UUID) {
 	m.jobs[id].live = false
 	for _, j := range m.jobs {
 		delete(j.behind, id)
+		if j.next != nil {
+			delete(j.next.behind, id)
+		}
 	}
 }
 
@@ -137,6 +223,11 @@ func (m *gateModel) start(job *simplequeue.Job) {
 		m.fault("%v started, which was never inserted", job.ID)
 		return
 	}
+	if j.next != nil && string(job.Raw) == j.version {
+		m.become(job.ID)
+	} else if j.next != nil { // too late
+		j.next, j.moving = nil, false
+	}
 	j.runs++
 	if early := time.Until(j.due); j.runs == 1 && early > 2*time.Millisecond {
 		m.fault("%v started %v early", job.ID, early)
@@ -155,7 +246,7 @@ func (m *gateModel) start(job *simplequeue.Job) {
 	}
 	m.running[j.key], j.moving = job.ID, false
 	for other := range j.behind {
-		if !m.jobs[other].maybe {
+		if o := m.jobs[other]; !o.maybe && o.next == nil {
 			m.fault("%v of %q started before %v had ended", job.ID, j.key, other)
 		}
 	}
@@ -190,12 +281,22 @@ func (m *gateModel) end(job *simplequeue.Job, verdict string) {
 	}
 }
 
+// redriven reports whether the holder of a key has been redriven: it may have run
+// and be replaced all the same.
+func (m *gateModel) redriven(key string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	j := m.jobs[m.holders[key]]
+	return j != nil && j.extra
+}
+
 // redriving is told before a dead job is made live again: at its old place if it
 // closes its key, else at the end.
 func (m *gateModel) redriving(id uuid.UUID) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	j := m.jobs[id]
+	j.extra = true
 	if m.blocked[j.key] != id || !j.ordered {
 		m.lineUp(id)
 		j.moving = true
@@ -241,6 +342,9 @@ func (m *gateModel) process(ctx context.Context, job *simplequeue.Job) error {
 		m.mu.Unlock()
 	}
 	m.end(job, verdict)
+	if verdict == "complete" && job.ID[11]%4 == 0 {
+		return pgx.BeginFunc(ctx, m.pool, func(tx pgx.Tx) error { return job.CompleteTx(ctx, tx) })
+	}
 	again := time.Duration(job.ID[12]%20) * time.Millisecond
 	switch verdict {
 	case "retry":
@@ -258,11 +362,12 @@ func (m *gateModel) process(ctx context.Context, job *simplequeue.Job) error {
 }
 
 // TestGateModel does random things with jobs: inserts of one and of many, with
-// order keys, shares, delays, holds, priorities and unique keys, alone and in
-// transactions that are rolled back; cancels, changes, redrives, outcomes of all
-// sorts, and workers that claim jobs and are never heard of again. Nothing may
-// start that the model forbids, and at last everything has ended as it says and
-// no gate has a row left.
+// order keys, shares, delays, holds, priorities and unique keys whose holders they
+// may replace, alone and in transactions that are rolled back, into queues of which
+// some have a limit; cancels, changes, redrives, outcomes of all sorts, some in
+// transactions of their handlers, holds that end, and workers that claim jobs and
+// are never heard of again. Nothing may start that the model forbids, and at last
+// everything has ended as it says and no gate has a row left, nor a slot a job.
 //
 // SIMPLEQUEUE_TEST_SCHEDULES=5000 runs so many schedules instead of forty;
 // SIMPLEQUEUE_TEST_SEED is the seed of the first, the others follow it.
@@ -291,15 +396,19 @@ func gateSchedules(t *testing.T, seed, n uint64) {
 	// The engine keeps its leases, however busy the machine: who dies here has
 	// claimed by hand.
 	opts := simplequeue.Options{
-		Logger: slog.New(slog.DiscardHandler), MaxAttempts: 1000, MaxCrashes: 1000, ReaperInterval: 50 * time.Millisecond,
+		Logger: slog.New(slog.DiscardHandler), MaxAttempts: 1000, MaxCrashes: 1000,
+		ReaperInterval: 50 * time.Millisecond, JanitorInterval: 100 * time.Millisecond,
 		Queues: map[string]simplequeue.QueueOptions{},
 	}
 	opts.Backoff = simplequeue.BackoffFunc(func(*simplequeue.Job, error) time.Duration { return time.Millisecond })
 	todo := make(chan *gateModel, n)
 	for i := range n {
 		m := &gateModel{
-			seed: seed + i, queue: fmt.Sprint("m", i), fifo: i%10 == 9, block: i%2 == 0, jobs: map[uuid.UUID]*modelJob{},
+			seed: seed + i, queue: fmt.Sprint("m", i), fifo: i%10 == 9, block: i%2 == 0, pool: pool, jobs: map[uuid.UUID]*modelJob{},
 			running: map[string]uuid.UUID{}, blocked: map[string]uuid.UUID{}, holders: map[string]uuid.UUID{},
+		}
+		if i%4 == 1 {
+			m.limit = 6
 		}
 		models[m.queue] = m
 		opts.Queues[m.queue] = simplequeue.QueueOptions{FIFO: m.fifo, BlockDead: m.block}
@@ -310,6 +419,13 @@ func gateSchedules(t *testing.T, seed, n uint64) {
 		return models[job.Queue].process(ctx, job)
 	})}
 	q := newQueue(t, pool, opts)
+	for _, m := range models {
+		if m.limit > 0 {
+			if err := q.SetQueueLimit(t.Context(), m.queue, m.limit); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
 	stop := start(t, q)
 	var wg sync.WaitGroup
 	for range 16 {
@@ -322,6 +438,9 @@ func gateSchedules(t *testing.T, seed, n uint64) {
 	wg.Wait()
 	if !t.Failed() {
 		awaitNoGates(t, pool)
+		if n := countRows(t, pool, "job_slot WHERE job_id IS NOT NULL"); n != 0 {
+			t.Errorf("%d slots are taken, and no job is live", n)
+		}
 	}
 	if err := stop(); err != nil {
 		t.Error(err)
@@ -389,14 +508,22 @@ func (m *gateModel) step(ctx context.Context, q *simplequeue.SimpleQueue, pool *
 	switch {
 	case what < 7: // one, with an id known before it can start
 		if rng.IntN(2) == 0 {
-			job.UniqueKey = fmt.Sprint("u", rng.IntN(3))
+			job.UniqueKey, job.Raw = fmt.Sprint("u", rng.IntN(3)), job.ID[:]
+			if rng.IntN(2) == 0 && job.Delay == 0 {
+				job.Delay = time.Duration(rng.IntN(80)) * time.Millisecond // time to be replaced in
+			}
+			if rng.IntN(2) == 0 && !m.redriven(job.UniqueKey) {
+				job.Unique.OnConflict = simplequeue.ConflictReplace
+				m.replacing(time.Now(), job)
+			}
 		} else if rng.IntN(4) == 0 {
-			job.Hold = time.Hour
+			job.Hold = []time.Duration{time.Hour, time.Duration(1+rng.IntN(30)) * time.Millisecond}[rng.IntN(2)]
 		}
 		m.expect(time.Now(), job)
 		in, err := q.Insert(ctx, job)
+		m.replaced(job.UniqueKey, in.Replaced)
 		switch {
-		case errors.Is(err, simplequeue.ErrUniqueContention):
+		case errors.Is(err, simplequeue.ErrUniqueContention), m.refused(err):
 			m.forget(job.ID)
 			return nil, nil
 		case err != nil:
@@ -426,6 +553,9 @@ func (m *gateModel) step(ctx context.Context, q *simplequeue.SimpleQueue, pool *
 		defer func() { _ = tx.Rollback(ctx) }()
 		begun := time.Now()
 		if _, err := q.InsertManyTx(ctx, tx, jobs); err != nil || rng.IntN(3) == 0 {
+			if m.refused(err) {
+				err = nil
+			}
 			return nil, err
 		}
 		m.expect(begun, jobs...)
@@ -454,12 +584,12 @@ func (m *gateModel) step(ctx context.Context, q *simplequeue.SimpleQueue, pool *
 	}
 }
 
-// insist calls again where the job kept moving. That one has started or ended
-// is no error.
+// insist calls again where the job kept moving. That one has started or ended, or
+// is gone because its hold was over, is no error.
 func insist(do func() error) (err error) {
 	for range 20 {
 		err = do()
-		if err == nil || errors.Is(err, simplequeue.ErrStarted) || errors.Is(err, simplequeue.ErrFinished) {
+		if err == nil || errors.Is(err, simplequeue.ErrStarted) || errors.Is(err, simplequeue.ErrFinished) || errors.Is(err, simplequeue.ErrNotFound) {
 			return nil
 		}
 		if !strings.Contains(err.Error(), "try again") {
@@ -496,7 +626,8 @@ func (m *gateModel) redrive(ctx context.Context, q *simplequeue.SimpleQueue, id 
 	return nil
 }
 
-// commit commits held jobs: all but those that were cancelled.
+// commit commits held jobs: all but those that were cancelled, or whose hold is
+// over.
 func (m *gateModel) commit(ctx context.Context, q *simplequeue.SimpleQueue, held []uuid.UUID) error {
 	m.mu.Lock()
 	want := 0
@@ -509,6 +640,11 @@ func (m *gateModel) commit(ctx context.Context, q *simplequeue.SimpleQueue, held
 	done, err := q.CommitHeld(ctx, held...)
 	if err == nil && len(done) < want {
 		err = fmt.Errorf("%d committed, want %d", len(done), want)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, id := range done {
+		m.jobs[id].expires = false
 	}
 	return err
 }
@@ -563,7 +699,7 @@ func (m *gateModel) judge(ctx context.Context, q *simplequeue.SimpleQueue) error
 		}
 	}
 	for id := range m.jobs {
-		if !seen[id] {
+		if !seen[id] && !m.jobs[id].expires {
 			m.fault("%v is nowhere", id)
 		}
 	}
