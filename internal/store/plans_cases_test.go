@@ -310,7 +310,7 @@ func (d *plansData) hot() []*hotStatement {
 			name: "cancelQueued",
 			find: "), gone AS (\n    DELETE FROM simplequeue.job_queue AS t",
 			args: []any{ids(queueIDs, d.n*3/4, plansBatch), "why"},
-			rows: 1900, buffers: 8200,
+			rows: 1900, buffers: 11000,
 		},
 		{
 			name:  "cancelRunning",
@@ -406,7 +406,7 @@ func (d *plansData) hot() []*hotStatement {
 				ids(newIDs, 1, plansBatch), repeat(plansBatch, &hour), repeat[*time.Time](plansBatch, nil),
 				repeat[*int64](plansBatch, nil), repeat(plansBatch, false),
 			},
-			rows: 300, buffers: 1100,
+			rows: 300, buffers: 1600,
 		},
 		{
 			name: "commitHeld",
@@ -424,7 +424,7 @@ func (d *plansData) hot() []*hotStatement {
 			name: "admit",
 			find: "WITH looks AS",
 			args: []any{int32(500), int64(0), int64(200)},
-			rows: 12000, buffers: 40000, sorts: 500,
+			rows: 20000, buffers: 60000, sorts: 500,
 		},
 		{
 			name: "admit to a fair gate",
