@@ -383,7 +383,7 @@ func TestGateModel(t *testing.T) {
 		}
 	}
 	for ; schedules > 0 && !t.Failed(); schedules -= min(100, schedules) {
-		gateSchedules(t, seed, min(100, schedules))
+		t.Run(fmt.Sprint("from ", seed), func(t *testing.T) { gateSchedules(t, seed, min(100, schedules)) })
 		seed += 100
 	}
 }
