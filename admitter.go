@@ -79,7 +79,7 @@ func (a *admitter) run(ctx context.Context) {
 			if full {
 				again = min(again, admitFull)
 			}
-			rest = again
+			rest = jittered(again)
 		}
 		a.rest(ctx, rest)
 	}

@@ -30,10 +30,12 @@ const (
 // is changed. An insert that would go over it fails with [ErrQueueFull].
 //
 // Where there are more live jobs than a lowered limit allows, none is inserted
-// until there are fewer; where there were more than a thousand too many, also not
-// until a janitor, which every worker has, has swept after that. Not counted are
-// jobs inserted while the queue had no limit, or by transactions that had begun
-// then, and those that [SimpleQueue.Redrive] and [SimpleQueue.Replay] bring back.
+// until there are fewer, but for inserts that were under way, and those in
+// REPEATABLE READ transactions that had begun. Where there were more than a
+// thousand too many, a janitor, which every worker has, has to sweep after that.
+// Not counted are jobs inserted while the queue had no limit, or by transactions
+// that had begun then, and those that [SimpleQueue.Redrive] and
+// [SimpleQueue.Replay] bring back.
 //
 // A transaction that is the first to insert into a priority of the queue is
 // waited for, as long as ctx allows. Errors: an [*InvalidOptionError] for the

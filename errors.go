@@ -33,7 +33,7 @@ var (
 	ErrStarted = errors.New("simplequeue: job is running")
 	// ErrUniqueContention is returned by an insert that met, several times in a
 	// row, a unique key whose holder was gone when it was looked up; once is enough
-	// for a list with order or fairness keys. The insert changed nothing and can be
+	// for a list with order or fairness keys in a transaction of the caller's. The insert changed nothing and can be
 	// repeated; a transaction of the caller's is to be rolled back first, for other
 	// jobs of the list may be in it.
 	ErrUniqueContention = errors.New("unique key is contended, try again")

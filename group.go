@@ -188,9 +188,10 @@ func (g *grouper) leave(ctx context.Context, c *groupCall) error {
 	}
 	f := c.flight
 	for i := range c.batch.jobs {
-		id := c.batch.jobs[i].id
-		f.left = append(f.left, id)
-		g.left[id] = f
+		if id := c.batch.jobs[i].id; g.left[id] == nil {
+			f.left = append(f.left, id)
+			g.left[id] = f
+		}
 	}
 	if f.waiting--; f.waiting == 0 {
 		f.stop()
@@ -201,17 +202,21 @@ func (g *grouper) leave(ctx context.Context, c *groupCall) error {
 // await waits until none of the jobs is under way: an insert that a caller has
 // left and repeats by its ids must see what became of it.
 func (g *grouper) await(ctx context.Context, ids map[uuid.UUID]bool) error {
-	for _, f := range g.leftOf(ids) {
+	for {
+		f := g.leftOf(ids)
+		if f == nil {
+			return nil
+		}
 		select {
-		case <-f.over:
+		case <-f.over: // its connection may have broken, and be waited for
 		case <-ctx.Done():
 			return fmt.Errorf("simplequeue: insert: an earlier insert of the same job is under way: %w", ended(ctx))
 		}
 	}
-	return nil
 }
 
-func (g *grouper) leftOf(ids map[uuid.UUID]bool) (flights []*flight) {
+// leftOf is one of the flights that have some of the jobs.
+func (g *grouper) leftOf(ids map[uuid.UUID]bool) *flight {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if len(g.left) == 0 {
@@ -219,10 +224,10 @@ func (g *grouper) leftOf(ids map[uuid.UUID]bool) (flights []*flight) {
 	}
 	for id := range ids {
 		if f := g.left[id]; f != nil {
-			flights = append(flights, f)
+			return f
 		}
 	}
-	return flights
+	return nil
 }
 
 // flusher inserts groups until nothing is pending.
@@ -335,14 +340,13 @@ func (g *grouper) put(ctx context.Context, conn *pgx.Conn, calls []*groupCall) {
 	if err == nil {
 		g.queue.wakes.jobs(b.lanes, len(b.jobs))
 	}
-	if conn.IsClosed() {
-		g.undecided(conn, b)
-	}
 	answer(ctx, calls, err)
 }
 
 // undecided makes repetitions of a batch wait until the server has let go of the
-// connection that broke, or was given up, on the way: until then it may commit.
+// connection that was given up on the way: until then it may commit. Where the
+// network is away, so that nothing is heard of the server, they wait 15 seconds
+// at most.
 func (g *grouper) undecided(conn *pgx.Conn, b *batch) {
 	f := &flight{over: make(chan struct{})}
 	g.mu.Lock()

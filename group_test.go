@@ -282,56 +282,67 @@ func TestInsertLeftUnderWayIsInDoubt(t *testing.T) {
 	}
 }
 
-// A lone insert that its caller has left may yet be committed: its repetition
-// waits for that too.
-func TestLoneInsertLeftUnderWayIsRepeatedAfterIt(t *testing.T) {
+// An insert that its caller has left may yet be committed: its repetition waits
+// for that, however the first has gone in.
+func TestInsertLeftAtItsCommitIsRepeatedAfterIt(t *testing.T) {
 	t.Parallel()
-	pool, direct := twoPools(t, 2)
-	q := newQueue(t, pool, simplequeue.Options{})
-	insert(t, q, simplequeue.NewJob{Queue: "a"})
-	execute(t, direct, `CREATE FUNCTION public.stubborn() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN
-			LOOP
-				BEGIN
-					PERFORM pg_advisory_xact_lock(1);
-					RETURN NEW;
-				EXCEPTION WHEN query_canceled THEN
-				END;
-			END LOOP;
-		END$$`,
-		"CREATE TRIGGER stubborn BEFORE INSERT ON simplequeue.job_queue FOR EACH ROW WHEN (NEW.kind = 'slow') EXECUTE FUNCTION public.stubborn()")
-	tx, err := direct.Begin(t.Context())
-	if err == nil {
-		_, err = tx.Exec(t.Context(), "SELECT pg_advisory_xact_lock(1)")
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = tx.Rollback(context.Background()) }()
-	ctx, cancel := context.WithCancel(t.Context())
-	leaves := insertAside(ctx, q, simplequeue.NewJob{Queue: "a", Kind: "slow"})
-	eventually(t, "it is under way", func() bool { return waiting(t, direct, "INSERT INTO") == 1 })
-	cancel()
-	var unknown *simplequeue.InsertUnknownError
-	if err := leaves.wait(t); !errors.As(err, &unknown) || len(unknown.IDs) != 1 {
-		t.Fatalf("error %v, want a doubt about one job", err)
-	}
-	// The next one is in another table: no index sees both.
-	execute(t, direct, fmt.Sprintf("SELECT setval(pg_get_serial_sequence('simplequeue.job_queue', 'seq'), %d)", store.ChunkStart(1)))
-	again := simplequeue.NewJob{ID: unknown.IDs[0], Queue: "a"}
-	short, stop := context.WithTimeout(t.Context(), 50*time.Millisecond)
-	defer stop()
-	if r, err := q.Insert(short, again); !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, simplequeue.ErrInsertUnknown) {
-		t.Errorf("repeated while the first is under way: %+v, %v, want the context's error", r, err)
-	}
-	repeated := insertAside(t.Context(), q, again)
-	if err := tx.Rollback(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	if err := repeated.wait(t); err != nil || !repeated.results[0].Duplicate {
-		t.Errorf("repeated: %+v, %v, want a duplicate", repeated.results, err)
-	}
-	if n := queryOne[int](t, direct, "SELECT count(*) FROM simplequeue.job_queue"); n != 2 {
-		t.Errorf("%d jobs, want the first and one more", n)
+	for name, jobs := range map[string][]simplequeue.NewJob{
+		"alone": {{Queue: "a", Kind: "slow"}},
+		"list":  append(repeat(250, simplequeue.NewJob{Queue: "a"}), simplequeue.NewJob{Queue: "a", Kind: "slow"}),
+		"keyed": {{Queue: "a", Kind: "slow", UniqueKey: "k"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			pool, direct := twoPools(t, 2)
+			q := newQueue(t, pool, simplequeue.Options{})
+			insert(t, q, simplequeue.NewJob{Queue: "a"})
+			execute(t, direct, `CREATE FUNCTION public.stubborn() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN
+					LOOP
+						BEGIN
+							PERFORM pg_advisory_xact_lock(1);
+							RETURN NULL;
+						EXCEPTION WHEN query_canceled THEN
+						END;
+					END LOOP;
+				END$$`, `CREATE CONSTRAINT TRIGGER stubborn AFTER INSERT ON simplequeue.job_queue DEFERRABLE INITIALLY DEFERRED
+				FOR EACH ROW WHEN (NEW.kind = 'slow') EXECUTE FUNCTION public.stubborn()`)
+			tx, err := direct.Begin(t.Context())
+			if err == nil {
+				_, err = tx.Exec(t.Context(), "SELECT pg_advisory_xact_lock(1)")
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = tx.Rollback(context.Background()) }()
+			ctx, cancel := context.WithCancel(t.Context())
+			leaves := insertAside(ctx, q, jobs...)
+			eventually(t, "it is being committed", func() bool {
+				return queryOne[int](t, direct, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'") == 1
+			})
+			cancel()
+			var unknown *simplequeue.InsertUnknownError
+			if err := leaves.wait(t); !errors.As(err, &unknown) || len(unknown.IDs) != len(jobs) {
+				t.Fatalf("error %v, want a doubt about %d jobs", err, len(jobs))
+			}
+			// The next one is in another table: no index sees both.
+			execute(t, direct, fmt.Sprintf("SELECT setval(pg_get_serial_sequence('simplequeue.job_queue', 'seq'), %d)", store.ChunkStart(1)))
+			again := simplequeue.NewJob{ID: unknown.IDs[len(jobs)-1], Queue: "a"}
+			short, stop := context.WithTimeout(t.Context(), 50*time.Millisecond)
+			defer stop()
+			if r, err := q.Insert(short, again); !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, simplequeue.ErrInsertUnknown) {
+				t.Errorf("repeated while the first is under way: %+v, %v, want the context's error", r, err)
+			}
+			repeated := insertAside(t.Context(), q, again)
+			if err := tx.Rollback(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if err := repeated.wait(t); err != nil || !repeated.results[0].Duplicate {
+				t.Errorf("repeated: %+v, %v, want a duplicate", repeated.results, err)
+			}
+			if n := queryOne[int](t, direct, "SELECT count(*) FROM simplequeue.job_queue"); n != 1+len(jobs) {
+				t.Errorf("%d jobs, want %d", n, 1+len(jobs))
+			}
+		})
 	}
 }
 

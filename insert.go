@@ -147,7 +147,10 @@ func (q *SimpleQueue) putPlain(ctx context.Context, conn *pgx.Conn, b *batch) (e
 	} else {
 		err = q.putAtOnce(ctx, conn, b)
 	}
-	if err != nil && !conn.IsClosed() && conn.PgConn().TxStatus() != 'I' {
+	switch {
+	case conn.IsClosed():
+		q.groups.undecided(conn, b)
+	case err != nil && conn.PgConn().TxStatus() != 'I':
 		_, _ = conn.Exec(ctx, "ROLLBACK")
 	}
 	return err

@@ -40,6 +40,7 @@ type attemptLines struct {
 	job     LogLine // without a message
 	seq     int64
 	dropped int
+	lossy   bool // in the buffer's list
 }
 
 func newLineBuffer(q *SimpleQueue) (*lineBuffer, error) {
@@ -76,7 +77,9 @@ func (b *lineBuffer) add(of *attemptLines, at time.Time, level slog.Level, messa
 	defer b.mu.Unlock()
 	if len(b.lines) >= maxLines || b.bytes+size > maxLineBytes {
 		b.stats.logLinesDropped.Add(1)
-		if of.dropped++; of.dropped == 1 && len(b.lossy) < maxLines {
+		of.dropped++
+		if !of.lossy && len(b.lossy) < maxLines {
+			of.lossy = true
 			b.lossy = append(b.lossy, of)
 		}
 		return
@@ -111,7 +114,7 @@ func (b *lineBuffer) take() []LogLine {
 	for len(b.lossy) > 0 && len(b.lines) <= lineBatch {
 		of := b.lossy[0]
 		b.append(of, time.Now(), slog.LevelWarn, fmt.Sprintf("%d lines dropped here", of.dropped), nil)
-		of.dropped = 0
+		of.dropped, of.lossy = 0, false
 		b.lossy = b.lossy[1:]
 	}
 	n := min(len(b.lines), lineBatch)

@@ -22,12 +22,13 @@ const (
 // insertKeyed starts again, with no key taken, where a holder was gone when it
 // was looked up: one statement takes its keys in order, but a second one in the
 // same transaction could meet others the wrong way round. Lists of several
-// statements can, and start again after a deadlock; and so does one whose id an
-// earlier insert has committed meanwhile, which its caller had left in doubt.
+// statements can, and start again after a deadlock; and so does one with an id
+// that another process has committed meanwhile.
 func (q *SimpleQueue) insertKeyed(ctx context.Context, b *batch) error {
 	for try := 1; ; try++ {
 		err := q.tryKeyed(ctx, b)
-		again := store.Code(err) == "40P01" || store.Code(err) == "23505" || errors.Is(err, ErrUniqueContention)
+		again := store.Code(err) == "40P01" || errors.Is(err, ErrUniqueContention) ||
+			store.Code(err) == "23505" && slices.ContainsFunc(b.jobs, func(r ready) bool { return r.chosen })
 		if !again || try == keyedTries {
 			return err
 		}
@@ -45,6 +46,11 @@ func (q *SimpleQueue) tryKeyed(ctx context.Context, b *batch) error {
 		return fmt.Errorf("simplequeue: no connection to insert on: %w", err)
 	}
 	defer conn.Release()
+	defer func() {
+		if conn.Conn().IsClosed() {
+			q.groups.undecided(conn.Conn(), b)
+		}
+	}()
 	tx, err := conn.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted})
 	if err != nil {
 		return fmt.Errorf("simplequeue: insert: %w", err)

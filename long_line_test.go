@@ -25,8 +25,15 @@ func rowsRead(t *testing.T, pool *pgxpool.Pool, table string) int {
 		return queryOne[int](t, pool, `SELECT count(*) FROM pg_stat_activity
 			WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()`) == 0
 	})
-	return queryOne[int](t, pool, `SELECT (t.seq_tup_read + (SELECT sum(i.idx_tup_read) FROM pg_stat_user_indexes AS i WHERE i.relid = t.relid))::integer
-		FROM pg_stat_user_tables AS t WHERE t.relid = ('simplequeue.' || $1)::regclass`, table)
+	for last := -1; ; {
+		n := queryOne[int](t, pool, `SELECT (t.seq_tup_read + (SELECT sum(i.idx_tup_read) FROM pg_stat_user_indexes AS i WHERE i.relid = t.relid))::integer
+			FROM pg_stat_user_tables AS t WHERE t.relid = ('simplequeue.' || $1)::regclass`, table)
+		if n == last || queryOne[int](t, pool, "SELECT current_setting('server_version_num')::integer") >= 150_000 {
+			return n
+		}
+		last = n
+		time.Sleep(time.Second) // before 15 the numbers come late
+	}
 }
 
 // A great many jobs stand in line behind the first of an order key, and of a
@@ -156,7 +163,7 @@ func TestIdleKeysCostNothing(t *testing.T) {
 	awaitNoGates(t, other)
 	after := atRest()
 	t.Logf("statements in 2 s at rest: %d before, %d after", before, after)
-	if after > 2*before {
+	if after > 2*before+30 {
 		t.Errorf("%d statements in 2 s at rest, want about as many as before %d keys were used: %d", after, keys, before)
 	}
 }

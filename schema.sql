@@ -22,13 +22,14 @@ BEGIN
 END
 $prepare$;
 INSERT INTO "simplequeue".schema_migration (version, name, checksum)
-VALUES (1, 'initial', 'ec5844d19fd22798946edf8f95c32cf732bbd6d8dacd51214373b139eb95d536');
+VALUES (1, 'initial', 'cb8130f692a31206a66ecf0704c9a07b80dd24ba5b89c261d1a87d304e747cef');
 
 -- A table per state; jobs move from table to table and their rows are not updated
--- in place, but where a running job saves what it has done. The columns that travel with a job are the same, by name,
+-- in place, but where a running job saves what it has done, and where a redrive
+-- notes who holds a key. The columns that travel with a job are the same, by name,
 -- in every table: a move names each of them. Whatever a job carries that no
--- statement filters on is in props, so that an older program moving a newer
--- job drops nothing.
+-- statement filters on is in props, so that an older program moving a newer job
+-- drops nothing.
 
 -- Runnable now, nothing else. seq is the place in the lane: taken when the row
 -- enters, kept when a job is given back. Lanes 0..9 are the priorities, -1 is
@@ -699,7 +700,7 @@ BEGIN
 END
 $prepare$;
 INSERT INTO "simplequeue".schema_migration (version, name, checksum)
-VALUES (4, 'limits', '67808011785c81d633f974527dc1b8246c30254f40fd204a05beb247a3d75a01');
+VALUES (4, 'limits', '9d1a67ac23b80f9cebc25659683f6f570dc53ae11e41deeb6a8edd58a611ea7b');
 
 -- The insert side: derived unique keys, limits of queues, and what inserts from
 -- SQL are made of.
@@ -900,7 +901,7 @@ $$;
 -- Where slots are owed there have to be as many free ones besides, which are
 -- locked only to count them, and let go again: who takes them has counted too.
 -- What is owed is asked once the job's own slots are locked: a limit that is
--- lowered later leaves those alone.
+-- lowered later leaves those alone. (Below an older snapshot it may say too little.)
 CREATE FUNCTION "simplequeue".take_slots(queues text[], ids uuid[])
 RETURNS TABLE (queue text, max_live integer) LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off AS $$

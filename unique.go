@@ -48,7 +48,7 @@ const (
 	// ConflictReplace gives a holder of the same queue that has not started what
 	// the new job says: kind, payload, priority, time to run and all else but
 	// its id and the time of its insert. One that has started is left alone, also
-	// while it waits for its next attempt.
+	// while it waits for its next attempt, or was claimed and given back.
 	ConflictReplace
 	// ConflictDebounce puts a holder of the same queue that waits for its first
 	// run off until the new job's time, if that is later, and changes nothing

@@ -13,8 +13,8 @@ type Changes struct {
 	MostUS   []*int64 // how long after its insert the holder may be put off
 }
 
-// Holders are changed in the order of their ids, in which all that lock several
-// jobs do so, and one of them in the order of the arrays.
+// Holders are changed in the order of their ids, in which others take rows of one
+// table, and one of them in the order of the arrays.
 var takeOver = Define(`
 WITH input AS MATERIALIZED (
     SELECT i.policy, i.scope, i.key, i.queue, i.kind, i.priority, i.max_attempts, i.fingerprint,

@@ -1,8 +1,9 @@
 -- A table per state; jobs move from table to table and their rows are not updated
--- in place, but where a running job saves what it has done. The columns that travel with a job are the same, by name,
+-- in place, but where a running job saves what it has done, and where a redrive
+-- notes who holds a key. The columns that travel with a job are the same, by name,
 -- in every table: a move names each of them. Whatever a job carries that no
--- statement filters on is in props, so that an older program moving a newer
--- job drops nothing.
+-- statement filters on is in props, so that an older program moving a newer job
+-- drops nothing.
 
 -- Runnable now, nothing else. seq is the place in the lane: taken when the row
 -- enters, kept when a job is given back. Lanes 0..9 are the priorities, -1 is

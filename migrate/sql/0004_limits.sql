@@ -197,7 +197,7 @@ $$;
 -- Where slots are owed there have to be as many free ones besides, which are
 -- locked only to count them, and let go again: who takes them has counted too.
 -- What is owed is asked once the job's own slots are locked: a limit that is
--- lowered later leaves those alone.
+-- lowered later leaves those alone. (Below an older snapshot it may say too little.)
 CREATE FUNCTION {schema}.take_slots(queues text[], ids uuid[])
 RETURNS TABLE (queue text, max_live integer) LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off AS $$
