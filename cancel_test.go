@@ -15,11 +15,13 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/simplequeue/simplequeue"
 	"github.com/simplequeue/simplequeue/backoff"
 	"github.com/simplequeue/simplequeue/internal/pgtest"
 	"github.com/simplequeue/simplequeue/internal/store"
+	"github.com/simplequeue/simplequeue/reaper"
 )
 
 // A waiting and a pending job end at once; no other job is touched, and nobody
@@ -187,8 +189,8 @@ func TestCancelMakesAnEarlierRequestGiveWay(t *testing.T) {
 	id := insert(t, q, simplequeue.NewJob{Queue: "x"})
 	start(t, q)
 	<-begun
-	execute(t, pool, `INSERT INTO simplequeue.job_cancel (claim_id, claim_nonce, reason)
-		SELECT r.claim_id, r.claim_nonce # 1, 'old' FROM simplequeue.job_running AS r`)
+	execute(t, pool, `INSERT INTO simplequeue.job_cancel (claim_id, claim_nonce, job_id, reason)
+		SELECT r.claim_id, r.claim_nonce # 1, gen_random_uuid(), 'old' FROM simplequeue.job_running AS r`)
 	if _, err := q.Cancel(t.Context(), id, "new"); err != nil {
 		t.Fatal(err)
 	}
@@ -516,5 +518,92 @@ func TestCancelAndChangeDoNotDeadlock(t *testing.T) {
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// A cancel that comes while an outcome is being committed, however long that
+// takes, and that the outcome did not see, ends the job with the next sweep.
+func TestCancelThatASettleDidNotSee(t *testing.T) {
+	t.Parallel()
+	pool := pgtest.New(t)
+	q := newQueue(t, pool, simplequeue.Options{})
+	execute(t, pool, `CREATE FUNCTION public.slow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_advisory_xact_lock(1); RETURN NULL; END'`,
+		`CREATE CONSTRAINT TRIGGER slow AFTER INSERT ON simplequeue.job_waiting DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION public.slow()`)
+	id := insert(t, q, simplequeue.NewJob{Queue: "a"})
+	leases, err := q.Claim(t.Context(), "a", 1, time.Minute)
+	if err != nil || len(leases) != 1 {
+		t.Fatalf("%d leases, %v", len(leases), err)
+	}
+	tx, err := pool.Begin(t.Context())
+	if err == nil {
+		_, err = tx.Exec(t.Context(), "SELECT pg_advisory_xact_lock(1)")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = tx.Rollback(context.Background()) }()
+	settled := make(chan error, 1)
+	go func() {
+		settled <- leases[0].Settle(t.Context(), simplequeue.RetryAfter(time.Hour, errors.New("again")))
+	}()
+	eventually(t, "the outcome is being committed", func() bool {
+		return queryOne[int](t, pool, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'") == 1
+	})
+	if s, err := q.Cancel(t.Context(), id, "enough"); err != nil || s != simplequeue.StateCancelling {
+		t.Fatalf("Cancel = %s, %v", s, err)
+	}
+	if err := tx.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-settled; err != nil {
+		t.Fatal(err)
+	}
+	if s := state(t, q, id); s != simplequeue.StateWaiting {
+		t.Fatalf("state %s after the outcome, want %s", s, simplequeue.StateWaiting)
+	}
+	sweep(t, pool)
+	if info := get(t, q, id); info.State != simplequeue.StateCancelled || info.Reason != "enough" {
+		t.Errorf("state %s, %q after a sweep", info.State, info.Reason)
+	}
+	if n := queryOne[int](t, pool, "SELECT count(*) FROM simplequeue.job_cancel"); n != 0 {
+		t.Errorf("%d requests are left", n)
+	}
+}
+
+// A redrive of a job that was cancelled while it ran is not met by the old
+// request.
+func TestRedriveOfAJobJustCancelled(t *testing.T) {
+	t.Parallel()
+	pool := pgtest.New(t)
+	q := newQueue(t, pool, simplequeue.Options{})
+	id := insert(t, q, simplequeue.NewJob{Queue: "a"})
+	leases, err := q.Claim(t.Context(), "a", 1, time.Minute)
+	if err != nil || len(leases) != 1 {
+		t.Fatalf("%d leases, %v", len(leases), err)
+	}
+	if _, err := q.Cancel(t.Context(), id, ""); err != nil {
+		t.Fatal(err)
+	}
+	if err := leases[0].Settle(t.Context(), errors.New("stopped")); err != nil {
+		t.Fatal(err)
+	}
+	if r, err := q.Redrive(t.Context(), simplequeue.Filter{IDs: []uuid.UUID{id}}, simplequeue.Redrive{}); err != nil || len(r.IDs) != 1 {
+		t.Fatalf("Redrive: %+v, %v", r, err)
+	}
+	sweep(t, pool)
+	if s := state(t, q, id); s != simplequeue.StatePending {
+		t.Errorf("state %s after a sweep, want %s", s, simplequeue.StatePending)
+	}
+}
+
+// sweep sweeps once, as a reaper does.
+func sweep(t *testing.T, pool *pgxpool.Pool) {
+	t.Helper()
+	r, err := reaper.New(pool, reaper.Options{})
+	if err == nil {
+		_, err = r.Once(t.Context())
+	}
+	if err != nil {
+		t.Fatal(err)
 	}
 }

@@ -294,7 +294,7 @@ func TestCancelRequestMatchesBothPartsOfTheFence(t *testing.T) {
 			f := newFenced(t, 4)
 			for _, claim := range f.ids {
 				id, nonce := request(f, claim)
-				if _, err := f.pool.Exec(t.Context(), "INSERT INTO simplequeue.job_cancel (claim_id, claim_nonce) VALUES ($1, $2)", id, nonce); err != nil {
+				if _, err := f.pool.Exec(t.Context(), "INSERT INTO simplequeue.job_cancel (claim_id, claim_nonce, job_id) VALUES ($1, $2, gen_random_uuid())", id, nonce); err != nil {
 					t.Fatal(err)
 				}
 			}

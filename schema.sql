@@ -22,7 +22,7 @@ BEGIN
 END
 $prepare$;
 INSERT INTO "simplequeue".schema_migration (version, name, checksum)
-VALUES (1, 'initial', 'cb8130f692a31206a66ecf0704c9a07b80dd24ba5b89c261d1a87d304e747cef');
+VALUES (1, 'initial', '62aab6493b220de8ca76d587b6d78cca76836208da7627408619e5c5fc092ca6');
 
 -- A table per state; jobs move from table to table and their rows are not updated
 -- in place, but where a running job saves what it has done, and where a redrive
@@ -158,6 +158,7 @@ ALTER TABLE "simplequeue".job_lease SET (
 CREATE TABLE "simplequeue".job_cancel (
     claim_id     bigint      NOT NULL PRIMARY KEY,
     claim_nonce  bigint      NOT NULL,
+    job_id       uuid        NOT NULL,
     reason       text        NOT NULL DEFAULT '',
     requested_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );

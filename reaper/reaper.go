@@ -202,13 +202,13 @@ func (r *Reaper) Once(ctx context.Context) (Result, error) {
 			"requeued", total.Requeued, "failed", total.Failed, "bad_job", total.Bad, "cancelled", total.Cancelled)
 	}
 	err := r.impatiently(ctx, func(ctx context.Context, tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, r.db.SQL(forgetLeases)); err != nil {
-			return err
-		}
-		_, err := tx.Exec(ctx, r.db.SQL(forgetRequests))
+		_, err := tx.Exec(ctx, r.db.SQL(forgetLeases))
 		return err
 	})
 	if err != nil {
+		return total, err
+	}
+	if err := r.endRequests(ctx); err != nil {
 		return total, err
 	}
 	total.Duplicates, err = r.markDuplicates(ctx)
@@ -331,11 +331,67 @@ DELETE FROM {schema}.job_lease AS l
 WHERE l.beat_at < clock_timestamp() - interval '10 seconds'
   AND (SELECT true FROM {schema}.job_running AS r
        WHERE r.claim_id = l.claim_id AND r.claim_nonce = l.claim_nonce LIMIT 1) IS NULL`)
+	endedRequests = store.Define(`
+SELECT c.claim_id, c.claim_nonce, c.job_id, c.reason,
+       EXISTS (SELECT FROM {schema}.job_waiting AS w WHERE w.id = c.job_id)
+       OR EXISTS (SELECT FROM {schema}.job_queue AS q WHERE q.id = c.job_id)
+       OR c.job_id IN (SELECT r.id FROM {schema}.job_running AS r)
+FROM {schema}.job_cancel AS c
+WHERE (SELECT true FROM {schema}.job_running AS r
+       WHERE r.claim_id = c.claim_id AND r.claim_nonce = c.claim_nonce LIMIT 1) IS NULL
+ORDER BY c.claim_id
+LIMIT $1::integer`)
 	forgetRequests = store.Define(`
 DELETE FROM {schema}.job_cancel AS c
-WHERE (SELECT true FROM {schema}.job_running AS r
-       WHERE r.claim_id = c.claim_id AND r.claim_nonce = c.claim_nonce LIMIT 1) IS NULL`)
+USING unnest($1::bigint[], $2::bigint[]) AS ended(claim_id, claim_nonce)
+WHERE c.claim_id = ended.claim_id AND c.claim_nonce = ended.claim_nonce`)
 )
+
+// endRequests removes the requests whose claims have ended. A job that lives on
+// was settled by a transaction that had begun before the request could be seen:
+// it is cancelled where it is now.
+func (r *Reaper) endRequests(ctx context.Context) error {
+	for {
+		var claims, nonces []int64
+		jobs := map[string][][16]byte{} // that live, by reason
+		err := r.impatiently(ctx, func(ctx context.Context, tx pgx.Tx) error {
+			rows, err := tx.Query(ctx, r.db.SQL(endedRequests), batch)
+			if err != nil {
+				return err
+			}
+			var claim, nonce int64
+			var job [16]byte
+			var reason string
+			var live bool
+			_, err = pgx.ForEachRow(rows, []any{&claim, &nonce, &job, &reason, &live}, func() error {
+				claims, nonces = append(claims, claim), append(nonces, nonce)
+				if live {
+					jobs[reason] = append(jobs[reason], job)
+				}
+				return nil
+			})
+			return err
+		})
+		if err != nil || len(claims) == 0 {
+			return err
+		}
+		for reason, ids := range jobs {
+			if _, err := r.db.Cancel(ctx, time.Second, ids, reason); err != nil {
+				return err
+			}
+		}
+		err = r.impatiently(ctx, func(ctx context.Context, tx pgx.Tx) error {
+			_, err := tx.Exec(ctx, r.db.SQL(forgetRequests), claims, nonces)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		if len(claims) < batch {
+			return nil
+		}
+	}
+}
 
 // Each live job with a fingerprint is looked at once, so the cost is that of
 // the new ones, not of the live ones. Ids of jobs order by their time.

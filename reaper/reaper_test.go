@@ -93,7 +93,7 @@ func TestEveryStaleClaimHasAnExit(t *testing.T) {
 	w.running(t, "1 hour", 3, 3, 0)
 	w.running(t, "1 hour", 3, 3, 2) // bad before failed: the reason that helps
 	cancelled := w.running(t, "1 hour", 1, 3, 0)
-	w.exec(t, "INSERT INTO simplequeue.job_cancel (claim_id, claim_nonce, reason) VALUES ($1, $2, 'enough')", cancelled, nonce)
+	w.exec(t, "INSERT INTO simplequeue.job_cancel (claim_id, claim_nonce, job_id, reason) VALUES ($1, $2, gen_random_uuid(), 'enough')", cancelled, nonce)
 	w.running(t, "0 seconds", 1, 3, 0)
 
 	if got, want := w.once(t), (Result{Requeued: 1, Failed: 1, Bad: 1, Cancelled: 1}); got != want {
@@ -191,7 +191,7 @@ func TestRequestEndsOnlyItsOwnStaleClaim(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	a, b := w.running(t, "1 hour", 1, 3, 0), w.running(t, "1 hour", 1, 3, 0)
-	w.exec(t, "INSERT INTO simplequeue.job_cancel (claim_id, claim_nonce) VALUES ($1, $3 + 1), ($2 + 1000, $3)", a, b, nonce)
+	w.exec(t, "INSERT INTO simplequeue.job_cancel (claim_id, claim_nonce, job_id) VALUES ($1, $3 + 1, gen_random_uuid()), ($2 + 1000, $3, gen_random_uuid())", a, b, nonce)
 	if got := w.once(t); got != (Result{Requeued: 2}) {
 		t.Errorf("Once() = %+v, want two requeued and none cancelled", got)
 	}
@@ -363,6 +363,9 @@ func TestSweepFailsOnALockedTable(t *testing.T) {
 			if table != "job_lease" {
 				w.once(t) // so that what fails is what comes after the reaping
 			}
+			if table == "job_cancel" {
+				w.exec(t, "INSERT INTO simplequeue.job_cancel (claim_id, claim_nonce, job_id) VALUES (1000, 1, gen_random_uuid())")
+			}
 			w.locked(t, table)
 			began := time.Now()
 			_, err := w.r.Once(t.Context())
@@ -437,9 +440,10 @@ func TestLeftoversOfEndedClaimsGo(t *testing.T) {
 	w := newWorld(t)
 	a, b := w.running(t, "0 seconds", 1, 3, 0), w.running(t, "0 seconds", 1, 3, 0)
 	for _, table := range []string{"job_lease", "job_cancel"} {
-		columns := map[string]string{"job_lease": "beat_at", "job_cancel": "requested_at"}[table]
+		columns := map[string]string{"job_lease": "beat_at", "job_cancel": "requested_at, job_id"}[table]
+		values := map[string]string{"job_lease": "now() - interval '1 minute'", "job_cancel": "now(), gen_random_uuid()"}[table]
 		w.exec(t, "INSERT INTO simplequeue."+table+" (claim_id, claim_nonce, "+columns+`)
-			VALUES ($1, $4, now() - interval '1 minute'), ($2, $4 + 1, now() - interval '1 minute'), ($3, $4, now() - interval '1 minute')`,
+			VALUES ($1, $4, `+values+`), ($2, $4 + 1, `+values+`), ($3, $4, `+values+`)`,
 			a, b, b+1000, nonce)
 	}
 	w.exec(t, "UPDATE simplequeue.job_running SET lease_ms = 3600000")

@@ -43,7 +43,8 @@ var cancelRunning = Define(cancelOfRunning(`
     ORDER BY r.claim_id
     FOR UPDATE SKIP LOCKED`))
 
-// Without the lock: of a job that stays locked.
+// Without the lock: of a job that stays locked. A settle that is on its way does
+// not see it; then the reaper finds the request and a job that is still live.
 var cancelLocked = Define(cancelOfRunning(""))
 
 // The first request for a claim stands. One for an earlier claim of the same
@@ -55,11 +56,11 @@ WITH running AS MATERIALIZED (
     FROM {schema}.job_running AS r
     WHERE r.id = ANY ($1::text[]::uuid[])` + lock + `
 ), asked AS (
-    INSERT INTO {schema}.job_cancel AS c (claim_id, claim_nonce, reason)
-    SELECT r.claim_id, r.claim_nonce, $2::text
+    INSERT INTO {schema}.job_cancel AS c (claim_id, claim_nonce, job_id, reason)
+    SELECT r.claim_id, r.claim_nonce, r.id, $2::text
     FROM running AS r
     ON CONFLICT (claim_id) DO UPDATE
-    SET claim_nonce = excluded.claim_nonce, reason = excluded.reason, requested_at = excluded.requested_at
+    SET claim_nonce = excluded.claim_nonce, job_id = excluded.job_id, reason = excluded.reason, requested_at = excluded.requested_at
     WHERE c.claim_nonce <> excluded.claim_nonce
 )
 SELECT r.id FROM running AS r`

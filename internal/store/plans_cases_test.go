@@ -468,10 +468,24 @@ func (d *plansData) hot() []*hotStatement {
 			why: "Reads `job_lease` as a whole, which has at most a row for each running job, with a probe of `job_running` in each of its four tables.",
 		},
 		{
-			name:  "forgetRequests",
-			find:  "DELETE FROM simplequeue.job_cancel",
-			whole: []string{"job_cancel"},
-			rows:  220, buffers: 850,
+			name:  "endedRequests",
+			find:  "FROM simplequeue.job_cancel AS c\nWHERE (SELECT true",
+			args:  []any{int32(500)},
+			whole: []string{"job_cancel", "job_running"},
+			rows:  20000, buffers: 3000, sorts: 100,
+			why: "Where a claim has ended its job is looked for among the live ones, once for all in `job_running`, which has no index by id.",
+		},
+		{
+			name: "forgetRequests",
+			find: "DELETE FROM simplequeue.job_cancel AS c\nUSING",
+			args: []any{[]int64{10 * claimStep, 20 * claimStep}, []int64{10, 20}}, whole: []string{"job_cancel"},
+			rows: 700, buffers: 50, sorts: 100,
+		},
+		{
+			name: "forgetCancels",
+			find: "DELETE FROM simplequeue.job_cancel WHERE job_id",
+			args: []any{ids(newIDs, 1, 2)}, whole: []string{"job_cancel"},
+			rows: 200, buffers: 20,
 		},
 		{
 			name: "markDuplicates",

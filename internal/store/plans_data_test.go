@@ -156,8 +156,8 @@ func (d *plansData) fill(t *testing.T) {
 		SELECT i * %[9]d + i %% 100 / 99, i, clock_timestamp() - interval '20 seconds'
 		FROM generate_series(1, %[8]d) AS i
 		WHERE i %% %[10]d <> 0;
-		INSERT INTO simplequeue.job_cancel (claim_id, claim_nonce)
-		SELECT i * 10 * %[9]d + i %% 2, i * 10 FROM generate_series(1, 100) AS i;`,
+		INSERT INTO simplequeue.job_cancel (claim_id, claim_nonce, job_id)
+		SELECT i * 10 * %[9]d + i %% 2, i * 10, gen_random_uuid() FROM generate_series(1, 100) AS i;`,
 		d.n, queueIDs, plansSeqs/d.n, waitingIDs, plansDue, plansDue+plansParked,
 		runningIDs, plansRunning, claimStep, plansRunning/plansStale))
 	d.exec(t, fmt.Sprintf(`

@@ -170,12 +170,18 @@ func (r *Redriven) scan(row pgx.Rows) error {
 	return nil
 }
 
+// A request to cancel the job's last run, which the reaper has not removed yet, is
+// not for its next one.
+var forgetCancels = Define(`
+DELETE FROM {schema}.job_cancel WHERE job_id = ANY ($1::text[]::uuid[])`)
+
 // Redrive makes those of the dead jobs live again that can be. maxAttempts is
 // for all of them; nil leaves each its own.
 func (db *DB) Redrive(ctx context.Context, limit time.Duration, ids [][16]byte, maxAttempts *int32) (Redriven, error) {
 	r := Redriven{Lanes: map[Lane]bool{}}
 	args := []any{uuids(ids), maxAttempts}
 	err := db.Tx(ctx, limit,
+		Step{Statement: forgetCancels, Args: args[:1]},
 		Step{Statement: redriveFinished, Args: args, Scan: r.scan},
 		Step{Statement: redriveDead, Args: args, Scan: r.scan})
 	if err != nil || len(r.Conflicts) == 0 {

@@ -132,6 +132,7 @@ ALTER TABLE {schema}.job_lease SET (
 CREATE TABLE {schema}.job_cancel (
     claim_id     bigint      NOT NULL PRIMARY KEY,
     claim_nonce  bigint      NOT NULL,
+    job_id       uuid        NOT NULL,
     reason       text        NOT NULL DEFAULT '',
     requested_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
