@@ -179,13 +179,13 @@ func (s *SpooledJobs) UnmarshalBinary(text []byte) error {
 	for i, text := range in.Jobs {
 		job := struct {
 			*NewJob
-			Payload *json.RawMessage
+			Payload json.RawMessage // "null" where that was written, nil without one
 		}{NewJob: &s.Jobs[i]}
 		if err := strictJSON(text, &job); err != nil {
 			return fmt.Errorf("simplequeue: spooled job %d of %d: %w", i+1, len(in.Jobs), err)
 		}
 		if job.Payload != nil {
-			s.Jobs[i].Payload = *job.Payload
+			s.Jobs[i].Payload = job.Payload
 		}
 	}
 	return nil

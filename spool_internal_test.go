@@ -18,7 +18,7 @@ func TestSpooledJobsKeepEveryField(t *testing.T) {
 	fill(t, reflect.ValueOf(&job).Elem(), "NewJob")
 	job.Payload = json.RawMessage(`{"a":"<&>\u2028","b":[1,2.50]}`)
 	want := SpooledJobs{
-		Jobs: []NewJob{job, {Queue: "least", ID: uuid.New()}}, At: time.Now().UTC().Truncate(0), ParentID: uuid.New(), RootID: uuid.New(),
+		Jobs: []NewJob{job, {Queue: "least", ID: uuid.New()}, {Queue: "null", Payload: json.RawMessage("null")}}, At: time.Now().UTC().Truncate(0), ParentID: uuid.New(), RootID: uuid.New(),
 	}
 	text, err := want.MarshalBinary()
 	if err != nil {
