@@ -23,7 +23,7 @@ type fact struct {
 // It asks only what PostgreSQL 14 to 18 answer alike: not the definitions of
 // views, which print differently, but their columns; not the NOT NULL
 // constraints that newer versions name, but the columns' flag. Left out are
-// other partitions than those of the rings, made while the queue runs; what extensions own;
+// partitions by day, which come and go while the queue runs; what extensions own;
 // storage parameters, which operators tune; and comments and grants.
 const catalogSQL = `
 WITH ns AS (
@@ -69,7 +69,7 @@ UNION ALL
 SELECT 'partition ' || c.relname, pg_get_expr(c.relpartbound, c.oid), NULL
 FROM pg_class AS c
 JOIN ns ON ns.oid = c.relnamespace
-WHERE c.relispartition AND c.relkind = 'r' AND c.relname ~ '^job_(queue|running)_(front|[0-9])$'
+WHERE c.relispartition AND c.relkind = 'r' AND c.relname !~ '_p[0-9]{8}$'
 UNION ALL
 SELECT 'column ' || relname || '.' || attname, def, NULL
 FROM col

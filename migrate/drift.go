@@ -66,7 +66,7 @@ func (e *DriftError) Error() string {
 // Check compares the live schema with what the migrations of this library make:
 // tables, columns, indexes, constraints, triggers, sequences, types, functions
 // and the columns of views, and the recorded checksums of the migrations. It
-// leaves out partitions, which come and go while the queue runs, and storage
+// leaves out partitions by day, which come and go while the queue runs, and storage
 // parameters, comments and grants, which are the operator's.
 //
 // It returns nil where they agree, a [*DriftError] where they do not, and a

@@ -75,6 +75,7 @@ CREATE TRIGGER touched BEFORE INSERT ON {schema}.t FOR EACH ROW EXECUTE FUNCTION
 CREATE VIEW {schema}.v AS SELECT id, s FROM {schema}.t;
 CREATE TABLE {schema}.parts (d date NOT NULL, n integer CHECK (n > 0)) PARTITION BY RANGE (d);
 CREATE INDEX parts_n ON {schema}.parts (n);
+CREATE TABLE {schema}.parts_forever PARTITION OF {schema}.parts FOR VALUES FROM ('infinity') TO (MAXVALUE);
 `)}}
 
 // TestCatalogIsSchemaNeutral wants the same facts whatever the schema is called.
@@ -145,6 +146,11 @@ func TestDrift(t *testing.T) {
 		{change: "CREATE OR REPLACE VIEW q.v AS SELECT id, s, n FROM q.t", undo: "DROP VIEW q.v; CREATE VIEW q.v AS SELECT id, s FROM q.t", changed: "view v"},
 		{change: "DROP VIEW q.v", undo: "CREATE VIEW q.v AS SELECT id, s FROM q.t", missing: "view v"},
 		{change: "ALTER TYPE q.state RENAME VALUE 'off' TO 'away'", undo: "ALTER TYPE q.state RENAME VALUE 'away' TO 'off'", changed: "type state"},
+		{
+			change:  "DROP TABLE q.parts_forever",
+			undo:    "CREATE TABLE q.parts_forever PARTITION OF q.parts FOR VALUES FROM ('infinity') TO (MAXVALUE)",
+			missing: "partition parts_forever",
+		},
 		{change: "CREATE SEQUENCE q.extra", undo: "DROP SEQUENCE q.extra", unexpected: "sequence extra"},
 		{
 			change:  "ALTER TABLE q.schema_migration RENAME TO kept; CREATE TABLE q.schema_migration AS SELECT version, name, applied_at, 'other'::text AS checksum FROM q.kept; DROP TABLE q.kept; ALTER TABLE q.schema_migration ADD PRIMARY KEY (version), ALTER name SET NOT NULL, ALTER applied_at SET NOT NULL, ALTER applied_at SET DEFAULT clock_timestamp(), ALTER checksum SET NOT NULL",
@@ -198,10 +204,10 @@ func TestRuntimeObjectsAreNoDrift(t *testing.T) {
 		t.Fatal(err)
 	}
 	exec(t, conn, `
-		CREATE TABLE q.parts_2000 PARTITION OF q.parts FOR VALUES FROM ('2000-01-01') TO ('2001-01-01');
-		CREATE TABLE q.parts_2001 (LIKE q.parts INCLUDING ALL);
-		CREATE INDEX on_one_part ON q.parts_2001 (d);
-		ALTER TABLE q.parts ATTACH PARTITION q.parts_2001 FOR VALUES FROM ('2001-01-01') TO ('2002-01-01');
+		CREATE TABLE q.parts_p20000101 PARTITION OF q.parts FOR VALUES FROM ('2000-01-01') TO ('2000-01-02');
+		CREATE TABLE q.parts_p20010101 (LIKE q.parts INCLUDING ALL);
+		CREATE INDEX on_one_part ON q.parts_p20010101 (d);
+		ALTER TABLE q.parts ATTACH PARTITION q.parts_p20010101 FOR VALUES FROM ('2001-01-01') TO ('2001-01-02');
 		ALTER TABLE q.t SET (fillfactor = 50);
 		COMMENT ON TABLE q.t IS 'ours';
 		GRANT SELECT ON q.t TO PUBLIC;
