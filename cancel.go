@@ -43,7 +43,7 @@ func (q *SimpleQueue) Cancel(ctx context.Context, id uuid.UUID, reason string) (
 
 // CancelMatching cancels every live job that matches and returns how many ended
 // or were asked to stop. Jobs inserted meanwhile may be missed. A filter that
-// selects everything is refused.
+// selects everything is refused, as is one with a limit.
 func (q *SimpleQueue) CancelMatching(ctx context.Context, f Filter, reason string) (int, error) {
 	if !f.narrow() {
 		return 0, errTooWide

@@ -76,7 +76,7 @@ func (q *SimpleQueue) Change(ctx context.Context, id uuid.UUID, c Change) error 
 // ChangeMatching changes every waiting or pending job that matches and returns
 // how many. Jobs that start meanwhile are left alone, jobs inserted meanwhile may
 // be missed. It goes in batches of a transaction each and stops at the first
-// error. A filter that selects everything is refused.
+// error. A filter that selects everything is refused, as is one with a limit.
 func (q *SimpleQueue) ChangeMatching(ctx context.Context, f Filter, c Change) (total int, err error) {
 	sc, err := q.changeOf(&c)
 	if err != nil {

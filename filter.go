@@ -37,7 +37,7 @@ type Filter struct {
 	// library grow with time.
 	Newest bool
 	// Limit is how many jobs a List or a Page has at most. Default 100, at most
-	// 10,000.
+	// 10,000. Count has none, and what acts on jobs refuses one.
 	Limit int
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/google/uuid"
@@ -109,11 +110,17 @@ func (f *Filter) check(cursor string) (store.Place, error) {
 	return f.place(cursor)
 }
 
-// ids calls do with the ids of the jobs that match, page by page, each of at
-// most so many.
+// ids calls do with the ids of all jobs that match, page by page, each of at
+// most so many. A limit, which says nothing about which jobs, is refused.
 func (q *SimpleQueue) ids(ctx context.Context, f Filter, size int, do func(ids []uuid.UUID) error) error {
 	if err := f.validate(); err != nil {
 		return err
+	}
+	if f.Limit != 0 {
+		return &InvalidFilterError{
+			Field: "Limit", Value: strconv.Itoa(f.Limit),
+			Reason: "is only for List and Page, and all that match would be meant here: leave it out, or name the ids that List returns",
+		}
 	}
 	place := store.Place{Newest: f.Newest}
 	for {

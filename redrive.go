@@ -62,7 +62,8 @@ type KeyConflict struct {
 // lost; call it again for the rest. Any number of processes may redrive at once,
 // each job goes once. A filter that names no jobs but some of their states or
 // times is good enough; an empty one is refused, as is a state that no dead job
-// has, both with an [*InvalidFilterError]. Other errors are those of the database.
+// has, or a limit, with an [*InvalidFilterError]. Other errors are those of the
+// database.
 func (q *SimpleQueue) Redrive(ctx context.Context, f Filter, how Redrive) (Redriven, error) {
 	if len(f.States) == 0 {
 		if !f.narrow() && f.FinishedFrom.IsZero() && f.FinishedBefore.IsZero() {
@@ -246,7 +247,7 @@ func (q *SimpleQueue) again(ctx context.Context, f Filter, how Redrive, do func(
 // Purge deletes jobs that have ended, from the archive and the dead letter
 // queue, and returns how many. It goes through those that match in batches of a
 // transaction each, and stops at the first error. A filter that names neither
-// jobs nor states is refused. Live jobs are not touched, whatever the filter:
+// jobs nor states is refused, as is one with a limit. Live jobs are not touched, whatever the filter:
 // cancel them first.
 func (q *SimpleQueue) Purge(ctx context.Context, f Filter) (total int, err error) {
 	if len(f.States) == 0 {

@@ -572,4 +572,28 @@ func TestRedriveRefusesWhatIsNotThere(t *testing.T) {
 	}
 }
 
+// What acts on all jobs that match does not take a limit for a bound of how many.
+func TestActionsRefuseALimit(t *testing.T) {
+	t.Parallel()
+	q := newQueue(t, pgtest.New(t), simplequeue.Options{})
+	insert(t, q, simplequeue.NewJob{Queue: "a"})
+	f := simplequeue.Filter{Queue: "a", Limit: 1}
+	priority := 1
+	for what, err := range map[string]error{
+		"redrive": second(q.Redrive(t.Context(), f, simplequeue.Redrive{})),
+		"replay":  second(q.Replay(t.Context(), f, simplequeue.Redrive{})),
+		"purge":   second(q.Purge(t.Context(), f)),
+		"change":  second(q.ChangeMatching(t.Context(), f, simplequeue.Change{Priority: &priority})),
+		"cancel":  second(q.CancelMatching(t.Context(), f, "")),
+	} {
+		var invalid *simplequeue.InvalidFilterError
+		if !errors.As(err, &invalid) || invalid.Field != "Limit" {
+			t.Errorf("%s with a limit: %v, want a refusal", what, err)
+		}
+	}
+	if n := counts(t, q, "a")[simplequeue.StatePending]; n != 1 {
+		t.Errorf("%d jobs are pending, want the one that nothing was done to", n)
+	}
+}
+
 func second[T any](_ T, err error) error { return err }
