@@ -271,7 +271,7 @@ func (e *engine) run(ctx context.Context) error {
 	defer stopBeating()
 
 	e.beatingWait.Go(func() { e.beater.run(beating) })
-	e.beatingWait.Go(func() { e.beater.watchCancels(beating, o.PollInterval, e.cancelWake, e.cancelHealth) })
+	e.beatingWait.Go(func() { e.beater.watchCancels(beating, e.db, o.PollInterval, e.cancelWake, e.cancelHealth) })
 	e.completing.Go(func() { e.completer.run(e.flushing) })
 	e.handing.Go(func() { e.handover.run(e.flushing) })
 	if e.queue.lines != nil {

@@ -111,8 +111,12 @@ func (h heartbeat) end() { h <- struct{}{} }
 // leaser is the part of the store that the beater needs.
 type leaser interface {
 	Beat(ctx context.Context, limit time.Duration, claimIDs, nonces []int64) (map[int64]bool, error)
-	CancelRequests(ctx context.Context, limit time.Duration) ([]store.CancelRequest, error)
 	TryBeat(ctx context.Context, limit time.Duration) error
+}
+
+// cancelReader is the part of the store that watchCancels needs.
+type cancelReader interface {
+	CancelRequests(ctx context.Context, limit time.Duration) ([]store.CancelRequest, error)
 }
 
 // beater renews the leases of all claims that outlive an interval: many
@@ -295,8 +299,9 @@ func (b *beater) loseAll() {
 }
 
 // watchCancels looks for requests to cancel jobs that run here, when woken and
-// once an interval.
-func (b *beater) watchCancels(ctx context.Context, every time.Duration, wake <-chan struct{}, health *loopHealth) {
+// once an interval. db must not use the connection for beats, which a look that
+// gets no answer would keep from them for most of a lease.
+func (b *beater) watchCancels(ctx context.Context, db cancelReader, every time.Duration, wake <-chan struct{}, health *loopHealth) {
 	for {
 		t := time.NewTimer(jittered(every))
 		select {
@@ -311,7 +316,7 @@ func (b *beater) watchCancels(ctx context.Context, every time.Duration, wake <-c
 			health.report(nil)
 			continue
 		}
-		requests, err := b.db.CancelRequests(ctx, 10*time.Second)
+		requests, err := db.CancelRequests(ctx, claimLimit)
 		if ctx.Err() != nil {
 			return
 		}

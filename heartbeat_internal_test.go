@@ -353,7 +353,7 @@ func TestCancelRequestReachesItsClaimOnly(t *testing.T) {
 			}
 		})
 		ctx, cancel := context.WithCancel(t.Context())
-		go b.watchCancels(ctx, time.Second, make(chan struct{}, 1), (&health{}).loop("cancel", time.Second))
+		go b.watchCancels(ctx, f, time.Second, make(chan struct{}, 1), (&health{}).loop("cancel", time.Second))
 		time.Sleep(3 * time.Second)
 		cancel()
 		if err := claims[0].lost(); !errors.Is(err, ErrCancelled) {

@@ -117,7 +117,7 @@ func (w *inliner) watch(ctx context.Context) (stop func()) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		w.runner.beater.watchCancels(ctx, inlineLook, nil, &loopHealth{})
+		w.runner.beater.watchCancels(ctx, w.queue.db, inlineLook, nil, &loopHealth{})
 	}()
 	return func() { cancel(); <-done }
 }

@@ -133,10 +133,11 @@ func TestLockedQueueDoesNotStopHeartbeats(t *testing.T) {
 
 // Nobody's lease ages while somebody has locked the tables that heartbeats need,
 // for however many leases: no job is taken from its worker, neither meanwhile nor
-// when the lock goes and a sweep may come before the beats.
+// when the lock goes and a sweep may come before the beats. A lock on the requests
+// to cancel holds up no heartbeat.
 func TestLockedTablesAgeNoLease(t *testing.T) {
 	t.Parallel()
-	for _, locked := range []string{"job_lease IN EXCLUSIVE MODE", "job_lease IN ACCESS EXCLUSIVE MODE", "job_running IN ACCESS EXCLUSIVE MODE"} {
+	for _, locked := range []string{"job_lease IN EXCLUSIVE MODE", "job_lease IN ACCESS EXCLUSIVE MODE", "job_running IN ACCESS EXCLUSIVE MODE", "job_cancel IN ACCESS EXCLUSIVE MODE"} {
 		t.Run(locked, func(t *testing.T) {
 			t.Parallel()
 			pool := pgtest.New(t)
