@@ -111,10 +111,12 @@ type Step struct {
 // statistics: each is an index probe per job by construction, and a plan made
 // while a table was empty must still be one when it holds a million rows. The
 // timeouts override those of the role, so that a statement never hangs and is
-// never cut off early.
+// never cut off early, and that the locks of a process that stands still between
+// two statements are let go. All of them end with the transaction.
 const settings = `SELECT
     set_config('statement_timeout', $1, true),
     set_config('lock_timeout', $1, true),
+    set_config('idle_in_transaction_session_timeout', $1, true),
     set_config('enable_seqscan', 'off', true),
     set_config('enable_bitmapscan', 'off', true),
     set_config('enable_hashjoin', 'off', true),
@@ -277,7 +279,9 @@ func SchemaMissing(err error) bool {
 func in(table, text string) string { return strings.ReplaceAll(text, "{table}", table) }
 
 // InTx runs f in a READ COMMITTED transaction with the engine's settings, for
-// what needs the answer of one statement to write the next.
+// what needs the answer of one statement to write the next. Where f lets more
+// than limit pass between two, the server ends the session, and with it what the
+// transaction has locked.
 func (db *DB) InTx(ctx context.Context, limit time.Duration, f func(ctx context.Context, tx pgx.Tx) error) error {
 	if db.Within != nil {
 		return db.Within.Tx(ctx, func(tx pgx.Tx) error { return f(ctx, tx) })
