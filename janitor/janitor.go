@@ -51,6 +51,7 @@ const (
 	limit        = 30 * time.Second
 	daysAhead    = 7
 	housekeeping = time.Minute
+	forgetIDs    = 10 * time.Second // at most, of each housekeeping
 
 	// A table of a ring is emptied when it holds at most so many living rows,
 	// and has grown to so much.
@@ -230,9 +231,11 @@ WITH old AS MATERIALIZED (
     UPDATE {schema}.job_client_id AS c
     SET inserted_at = statement_timestamp()
     WHERE c.id = ANY (ARRAY(SELECT l.id FROM live AS l))
+), forgotten AS (
+    DELETE FROM {schema}.job_client_id AS c
+    WHERE c.id = ANY (ARRAY(SELECT o.id FROM old AS o EXCEPT SELECT l.id FROM live AS l))
 )
-DELETE FROM {schema}.job_client_id AS c
-WHERE c.id = ANY (ARRAY(SELECT o.id FROM old AS o EXCEPT SELECT l.id FROM live AS l))`)
+SELECT count(*) FROM old AS o`)
 	forgetRepeatedLanes = store.Define(`
 DELETE FROM {schema}.job_lane AS l
 WHERE EXISTS (
@@ -257,11 +260,25 @@ func (j *Janitor) housekeep(ctx context.Context) (dropped int, err error) {
 		}))
 		dropped += n
 	}
-	errs = append(errs, j.db.Tx(ctx, limit, store.Step{Statement: expireOutcomes}), j.db.Tx(ctx, limit,
-		store.Step{Statement: forgetChosenIDs, Args: []any{10 * batch}},
+	errs = append(errs, j.db.Tx(ctx, limit, store.Step{Statement: expireOutcomes}), j.forgetChosen(ctx), j.db.Tx(ctx, limit,
 		store.Step{Statement: forgetRepeatedLanes},
 		store.Step{Statement: forgetSilentWorkers}))
 	return dropped, errors.Join(errs...)
+}
+
+// forgetChosen looks at batches of old ids until one is not full, but for no
+// longer than other work may wait: what is left is for the next housekeeping.
+func (j *Janitor) forgetChosen(ctx context.Context) error {
+	for began := time.Now(); time.Since(began) < forgetIDs; {
+		found := 0
+		err := j.db.Tx(ctx, limit, store.Step{
+			Statement: forgetChosenIDs, Args: []any{10 * batch}, Scan: func(row pgx.Rows) error { return row.Scan(&found) },
+		})
+		if err != nil || found < 10*batch {
+			return err
+		}
+	}
+	return nil
 }
 
 // keeps lists the retentions in use, without repetition.

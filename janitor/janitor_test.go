@@ -263,7 +263,7 @@ func TestExpiryDoesNotWaitForReaders(t *testing.T) {
 
 // Ids that callers chose are forgotten after seven days, unless their job lives:
 // then they count as chosen when that was seen, and a full batch of them does not
-// keep the others from being forgotten.
+// keep the others from being forgotten, by the same sweep.
 func TestChosenIDsAreForgotten(t *testing.T) {
 	t.Parallel()
 	pool := pgtest.New(t)
@@ -283,9 +283,7 @@ func TestChosenIDsAreForgotten(t *testing.T) {
 			SELECT id, now() - interval '9 days' FROM simplequeue.job_running`,
 		"INSERT INTO simplequeue.job_client_id SELECT gen_random_uuid(), now() - interval '8 days' FROM generate_series(1, 5)",
 		"INSERT INTO simplequeue.job_client_id SELECT gen_random_uuid(), now() - interval '6 days' FROM generate_series(1, 3)")
-	j := newJanitor(t, pool, janitor.Options{})
-	sweep(t, j)
-	sweep(t, j)
+	sweep(t, newJanitor(t, pool, janitor.Options{}))
 	if n := number(t, pool, "SELECT count(*) FROM simplequeue.job_client_id"); n != live+3 {
 		t.Errorf("%d ids are remembered, want 3 young ones and %d of jobs that live", n, live)
 	}
@@ -294,8 +292,6 @@ func TestChosenIDsAreForgotten(t *testing.T) {
 	}
 }
 
-// A worker that has been silent for an hour is forgotten, unless it still holds
-// a job.
 // TestClockSetBackStopsNoHousekeeping: it is made although the last one seems to
 // be still to come.
 func TestClockSetBackStopsNoHousekeeping(t *testing.T) {
@@ -314,6 +310,8 @@ func TestClockSetBackStopsNoHousekeeping(t *testing.T) {
 	}
 }
 
+// A worker that has been silent for an hour is forgotten, unless it still holds
+// a job.
 func TestSilentWorkersAreForgotten(t *testing.T) {
 	t.Parallel()
 	pool := pgtest.New(t)

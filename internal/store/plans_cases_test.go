@@ -550,7 +550,7 @@ func (d *plansData) hot() []*hotStatement {
 			whole: []string{"job_running"},
 			args:  []any{int32(10000)},
 			rows:  130000, buffers: 560000, sorts: 10000,
-			why: "A batch of 10,000, the oldest, once a minute in one process. An id whose job lives is dated anew, so it is not met again for seven days; `job_running` is the side that is read, once.",
+			why: "Batches of 10,000, the oldest first, once a minute in one process, for ten seconds at most. An id whose job lives is dated anew, so it is not met again for seven days; `job_running` is the side that is read, once.",
 		},
 		{
 			name:  "forgetRepeatedLanes",
