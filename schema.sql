@@ -22,7 +22,7 @@ BEGIN
 END
 $prepare$;
 INSERT INTO "simplequeue".schema_migration (version, name, checksum)
-VALUES (1, 'initial', '62aab6493b220de8ca76d587b6d78cca76836208da7627408619e5c5fc092ca6');
+VALUES (1, 'initial', '70411304a8b5df9d0ace6ea89c42909ea33d6eacc3880e850507dd1d9edcf6f9');
 
 -- A table per state; jobs move from table to table and their rows are not updated
 -- in place, but where a running job saves what it has done, and where a redrive
@@ -476,8 +476,10 @@ BEGIN
         RAISE EXCEPTION 'rotate: needs READ COMMITTED, not %', upper(current_setting('transaction_isolation'))
             USING ERRCODE = 'invalid_transaction_state';
     END IF;
+    -- A time that is still to come is from before the server's clock was set back.
     PERFORM FROM "simplequeue".job_sweep AS s
-    WHERE s.name = 'rotation' AND s.swept_at < clock_timestamp() - interval '0.5 seconds'
+    WHERE s.name = 'rotation'
+      AND s.swept_at NOT BETWEEN clock_timestamp() - interval '0.5 seconds' AND clock_timestamp() + interval '0.5 seconds'
     FOR UPDATE SKIP LOCKED;
     IF NOT FOUND THEN
         RETURN NULL;

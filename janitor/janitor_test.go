@@ -292,6 +292,18 @@ func TestChosenIDsAreForgotten(t *testing.T) {
 	}
 }
 
+// TestClockSetBackStopsNoRotation: tables are emptied although the last time seems
+// to be still to come.
+func TestClockSetBackStopsNoRotation(t *testing.T) {
+	t.Parallel()
+	pool := pgtest.New(t)
+	execute(t, pool, "UPDATE simplequeue.job_sweep SET swept_at = clock_timestamp() + interval '1 day' WHERE name = 'rotation'")
+	sweep(t, newJanitor(t, pool, janitor.Options{}))
+	if n := number(t, pool, "SELECT count(*) FROM simplequeue.job_sweep WHERE name = 'rotation' AND swept_at <= clock_timestamp()"); n != 1 {
+		t.Error("nobody has looked for tables to empty")
+	}
+}
+
 // TestClockSetBackStopsNoHousekeeping: it is made although the last one seems to
 // be still to come.
 func TestClockSetBackStopsNoHousekeeping(t *testing.T) {

@@ -450,8 +450,10 @@ BEGIN
         RAISE EXCEPTION 'rotate: needs READ COMMITTED, not %', upper(current_setting('transaction_isolation'))
             USING ERRCODE = 'invalid_transaction_state';
     END IF;
+    -- A time that is still to come is from before the server's clock was set back.
     PERFORM FROM {schema}.job_sweep AS s
-    WHERE s.name = 'rotation' AND s.swept_at < clock_timestamp() - interval '0.5 seconds'
+    WHERE s.name = 'rotation'
+      AND s.swept_at NOT BETWEEN clock_timestamp() - interval '0.5 seconds' AND clock_timestamp() + interval '0.5 seconds'
     FOR UPDATE SKIP LOCKED;
     IF NOT FOUND THEN
         RETURN NULL;
