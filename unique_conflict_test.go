@@ -494,7 +494,7 @@ func TestInsertManyIsInsertOneByOneOnConflicts(t *testing.T) {
 	t.Parallel()
 	pool := pgtest.New(t)
 	q := newQueue(t, pool, simplequeue.Options{})
-	for range 40 {
+	for range 20 {
 		seed := rand.Uint64()
 		r := rand.New(rand.NewPCG(seed, 0))
 		var jobs []simplequeue.NewJob
