@@ -38,13 +38,18 @@ func (t *SpoolTarget) Insert(ctx context.Context, jobs []NewJob) ([]Inserted, er
 	return t.queue.insertOwn(ctx, t.remembered(jobs))
 }
 
-// remembered gives ids to jobs that leave nothing behind when they end: after a
-// doubt, only the memory of chosen ids could still tell that they were inserted.
+// remembered gives ids to jobs of which, after a doubt, only the memory of chosen
+// ids could tell that they were inserted: those that may leave nothing behind when
+// they end, and those with a time, which a replay may insert into another table
+// than the insert that is still about to commit.
 func (t *SpoolTarget) remembered(jobs []NewJob) []NewJob {
+	o := &t.queue.opts
 	own := false
 	for i := range jobs {
-		o := &t.queue.opts
-		if jobs[i].ID != uuid.Nil || jobs[i].Retention.or(o.Queues[jobs[i].Queue].Retention.or(o.Retention)).Archive != KeepNothing {
+		j := &jobs[i]
+		keep := j.Retention.or(o.Queues[j.Queue].Retention).or(o.Retention)
+		known := keep.Archive != KeepNothing && keep.DeadLetter != KeepNothing && j.RunAt.IsZero() && j.Delay == 0
+		if known || j.ID != uuid.Nil {
 			continue
 		}
 		id, err := uuid.NewV7()

@@ -115,7 +115,14 @@ func TestReplayTwiceInsertsOnce(t *testing.T) {
 // also where nothing is kept of a job that has ended since.
 func TestAnInsertInDoubtIsMadeOnce(t *testing.T) {
 	t.Parallel()
-	for name, keep := range map[string]time.Duration{"kept": 0, "kept nowhere": simplequeue.KeepNothing} {
+	for name, c := range map[string]struct {
+		keep  simplequeue.Retention
+		fails error // what its handler returns
+	}{
+		"kept":                     {},
+		"kept nowhere":             {keep: simplequeue.Retention{Archive: simplequeue.KeepNothing}},
+		"kept nowhere if it fails": {simplequeue.Retention{DeadLetter: simplequeue.KeepNothing}, errors.New("broken")},
+	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			b := newRig(t, spool.Options{Patience: 4 * time.Second}, simplequeue.Options{})
@@ -123,7 +130,7 @@ func TestAnInsertInDoubtIsMadeOnce(t *testing.T) {
 			b.exec(`CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.5); RETURN NULL; END $$`)
 			b.exec(`CREATE CONSTRAINT TRIGGER wait AFTER INSERT ON simplequeue.job_queue DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION wait()`)
 			j := job("a", 1)
-			j.Retention.Archive = keep
+			j.Retention, j.MaxAttempts = c.keep, 1
 			inserted := make(chan simplequeue.Inserted, 1)
 			go func() {
 				r, err := b.queue.Insert(context.Background(), j)
@@ -144,7 +151,7 @@ func TestAnInsertInDoubtIsMadeOnce(t *testing.T) {
 			eventually(t, "the commit went through", func() bool { return len(b.numbers("a")) == 1 })
 			b.exec("DROP TRIGGER wait ON simplequeue.job_queue")
 			worker, err := simplequeue.New(b.direct, simplequeue.Options{Logger: quiet, Handlers: []simplequeue.Handler{
-				simplequeue.HandlerFunc("a", func(context.Context, *simplequeue.Job) error { return nil }),
+				simplequeue.HandlerFunc("a", func(context.Context, *simplequeue.Job) error { return c.fails }),
 			}})
 			if err != nil {
 				t.Fatal(err)
@@ -152,7 +159,7 @@ func TestAnInsertInDoubtIsMadeOnce(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
 			done := make(chan error, 1)
 			go func() { done <- worker.Run(ctx) }()
-			eventually(t, "the job has run", func() bool { return worker.Stats().Completed == 1 })
+			eventually(t, "the job has run", func() bool { return worker.Stats().Completed+worker.Stats().DeadLettered == 1 })
 			cancel()
 			if err := <-done; err != nil {
 				t.Error(err)
@@ -163,6 +170,84 @@ func TestAnInsertInDoubtIsMadeOnce(t *testing.T) {
 			b.want("a")
 			if s := b.spool.Stats(); s.Replayed != 1 {
 				t.Errorf("replayed %d, want 1 (job %v)", s.Replayed, r.ID)
+			}
+		})
+	}
+}
+
+// The replay of an insert that has not committed yet waits for it, also where the
+// time of the job has come meanwhile, so that the two insert into different tables.
+func TestAReplayWaitsForTheCommitInDoubt(t *testing.T) {
+	t.Parallel()
+	b := newRig(t, spool.Options{}, simplequeue.Options{})
+	lock, err := b.direct.Acquire(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lock.Release()
+	if _, err := lock.Exec(t.Context(), "SELECT pg_advisory_lock(7)"); err != nil {
+		t.Fatal(err)
+	}
+	b.exec(`CREATE FUNCTION hang() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_advisory_xact_lock_shared(7); RETURN NULL; END $$`)
+	b.exec(`CREATE CONSTRAINT TRIGGER hang AFTER INSERT ON simplequeue.job_waiting DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION hang()`)
+	backend := func(waitsFor string) (waits bool) {
+		err := b.direct.QueryRow(t.Context(), "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event = $1)", waitsFor).Scan(&waits)
+		return err == nil && waits
+	}
+	due := time.Now().Add(2 * time.Second)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		r, err := b.queue.Insert(context.Background(), simplequeue.NewJob{Queue: "a", RunAt: due})
+		if err != nil || !r.Spooled {
+			t.Errorf("%+v, %v, want it in the spool", r, err)
+		}
+	}()
+	eventually(t, "the commit is under way", func() bool { return backend("advisory") })
+	b.proxy.Cut()
+	<-done
+	b.proxy.Heal()
+	eventually(t, "the job is due", func() bool { return time.Now().After(due) })
+	b.run()
+	eventually(t, "the replay has come to it", func() bool { return backend("transactionid") || b.spool.Stats().Jobs == 0 })
+	if _, err := lock.Exec(t.Context(), "SELECT pg_advisory_unlock(7)"); err != nil {
+		t.Fatal(err)
+	}
+	b.drained()
+	eventually(t, "the commit is over", func() bool { return !backend("advisory") })
+	var there int
+	if err := b.direct.QueryRow(t.Context(), "SELECT (SELECT count(*) FROM simplequeue.job_queue) + (SELECT count(*) FROM simplequeue.job_waiting)").Scan(&there); err != nil || there != 1 {
+		t.Errorf("%d jobs, %v, want 1", there, err)
+	}
+}
+
+// Which ids are remembered for a doubt: the job decides, else its queue, else the
+// options.
+func TestIDsThatAreRemembered(t *testing.T) {
+	t.Parallel()
+	nothing := simplequeue.KeepNothing
+	for name, c := range map[string]struct {
+		job  simplequeue.NewJob
+		opts simplequeue.Options
+		want int
+	}{
+		"plain":                  {},
+		"due later":              {job: simplequeue.NewJob{RunAt: time.Now().Add(time.Hour)}, want: 1},
+		"delayed":                {job: simplequeue.NewJob{Delay: time.Hour}, want: 1},
+		"not archived":           {job: simplequeue.NewJob{Retention: simplequeue.Retention{Archive: nothing}}, want: 1},
+		"no dead letter":         {job: simplequeue.NewJob{Retention: simplequeue.Retention{DeadLetter: nothing}}, want: 1},
+		"no dead letter, queue":  {opts: simplequeue.Options{Queues: map[string]simplequeue.QueueOptions{"a": {Retention: simplequeue.Retention{DeadLetter: nothing}}}}, want: 1},
+		"no dead letter, all":    {opts: simplequeue.Options{Retention: simplequeue.Retention{DeadLetter: nothing}}, want: 1},
+		"kept against the queue": {job: simplequeue.NewJob{Retention: simplequeue.Retention{DeadLetter: time.Hour}}, opts: simplequeue.Options{Queues: map[string]simplequeue.QueueOptions{"a": {Retention: simplequeue.Retention{DeadLetter: nothing}}}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newRig(t, spool.Options{}, c.opts)
+			c.job.Queue = "a"
+			b.put(c.job, false)
+			var remembered int
+			if err := b.direct.QueryRow(t.Context(), "SELECT count(*) FROM simplequeue.job_client_id").Scan(&remembered); err != nil || remembered != c.want {
+				t.Errorf("%d ids are remembered, %v, want %d", remembered, err, c.want)
 			}
 		})
 	}
