@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 
+	"go.etcd.io/bbolt"
+
 	"github.com/simplequeue/simplequeue"
 	"github.com/simplequeue/simplequeue/spool"
 )
@@ -189,6 +191,43 @@ func TestADamagedFileIsRefusedAndRepaired(t *testing.T) {
 	}
 	if _, err := spool.Repair(path); err == nil || !strings.Contains(err.Error(), "not damaged") {
 		t.Errorf("Repair of a sound file: %v", err)
+	}
+}
+
+// A file that its first Open did not finish, for it was killed or the disk was
+// full, is a new one. One that is something else is not.
+func TestAFileThatWasNotFinishedIsNew(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "jobs.spool")
+	begun, err := bbolt.Open(path, 0o600, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := begun.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		s, err := spool.Open(path, spool.Options{Logger: quiet})
+		if err != nil {
+			t.Fatalf("Open: %v", err)
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	other, err := bbolt.Open(path+".other", 0o600, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := other.Update(func(tx *bbolt.Tx) error { _, err := tx.CreateBucket([]byte("other")); return err }); err != nil {
+		t.Fatal(err)
+	}
+	if err := other.Close(); err != nil {
+		t.Fatal(err)
+	}
+	var corrupt *spool.CorruptError
+	if _, err := spool.Open(path+".other", spool.Options{Logger: quiet}); !errors.As(err, &corrupt) {
+		t.Errorf("a file of another program: %v, want a CorruptError", err)
 	}
 }
 

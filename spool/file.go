@@ -109,16 +109,10 @@ func guarded(path string, f func() error) (err error) {
 // that are damaged.
 func openFile(path string, opts Options) (*file, error) {
 	f := &file{path: path, maxJobs: opts.MaxJobs, maxBytes: opts.MaxBytes}
-	info, err := os.Stat(path)
-	fresh := errors.Is(err, fs.ErrNotExist) || err == nil && info.Size() == 0
 	if err := f.open(false); err != nil {
 		return nil, err
 	}
-	err = f.check(fresh)
-	if err == nil && fresh {
-		err = syncFolder(filepath.Dir(path))
-	}
-	if err != nil {
+	if err := f.check(); err != nil {
 		f.giveUp()
 		return nil, err
 	}
@@ -169,19 +163,19 @@ func (f *file) open(readOnly bool) error {
 }
 
 // check reads every record, and with them every page in use, and makes the
-// buckets of a new file. bbolt's own check would end the process where a page
+// buckets of one that has none yet: it is new, or was left by an Open that did not
+// come this far. bbolt's own check would end the process where a page
 // leads out of the file.
-func (f *file) check(fresh bool) error {
+func (f *file) check() error {
 	damaged := map[uint64]string{}
-	if fresh {
-		if err := f.update(f.found); err != nil {
-			return err
-		}
-	}
+	fresh := false
 	err := guarded(f.path, func() error {
 		return f.db.View(func(tx *bbolt.Tx) error {
 			if info, err := f.raw.Stat(); err != nil || info.Size() < tx.Size() {
 				return &CorruptError{f.path, fmt.Sprintf("it has been cut off: %d bytes belong to it (%v)", tx.Size(), err)}
+			}
+			if fresh = tx.ID() <= 1; fresh { // bbolt made it, and no transaction has followed
+				return nil
 			}
 			meta, jobs, aside := tx.Bucket(bucketMeta), tx.Bucket(bucketJobs), tx.Bucket(bucketAside)
 			if meta == nil || jobs == nil || aside == nil {
@@ -215,6 +209,9 @@ func (f *file) check(fresh bool) error {
 	if err != nil {
 		return err
 	}
+	if fresh {
+		return f.found()
+	}
 	for n, problem := range damaged {
 		if err := f.setAside(n, fmt.Sprintf("record %d of %s is damaged: %s", n, f.path, problem)); err != nil {
 			return err
@@ -224,14 +221,19 @@ func (f *file) check(fresh bool) error {
 	return nil
 }
 
-// found makes the buckets of a new file.
-func (f *file) found(tx *bbolt.Tx) error {
-	for _, name := range [][]byte{bucketMeta, bucketJobs, bucketAside} {
-		if _, err := tx.CreateBucket(name); err != nil {
-			return err
-		}
+// found makes the buckets, once the name of the file is durable.
+func (f *file) found() error {
+	if err := syncFolder(filepath.Dir(f.path)); err != nil {
+		return err
 	}
-	return tx.Bucket(bucketMeta).Put([]byte("format"), []byte(format))
+	return f.update(func(tx *bbolt.Tx) error {
+		for _, name := range [][]byte{bucketMeta, bucketJobs, bucketAside} {
+			if _, err := tx.CreateBucket(name); err != nil {
+				return err
+			}
+		}
+		return tx.Bucket(bucketMeta).Put([]byte("format"), []byte(format))
+	})
 }
 
 // belongsTo binds the file to a schema, or fails where it has another one's
