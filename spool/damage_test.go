@@ -140,6 +140,7 @@ func TestADamagedFileIsRefusedAndRepaired(t *testing.T) {
 			copy(text, bytes.Repeat([]byte{0}, 2*page))
 			return text
 		}, 0},
+		"one page":       {func(text []byte) []byte { return text[:page] }, 0},
 		"cut in half":    {func(text []byte) []byte { return text[:len(text)/2] }, 0},
 		"something else": {func([]byte) []byte { return bytes.Repeat([]byte("this is no spool\n"), 1000) }, 0},
 		"a few bytes":    {func([]byte) []byte { return []byte("short") }, 0},

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"sync"
+	"syscall"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -147,6 +148,7 @@ func (f *file) open(readOnly bool) error {
 		return err
 	})
 	var corrupt *CorruptError
+	var system syscall.Errno
 	switch {
 	case err == nil:
 		return nil
@@ -155,8 +157,7 @@ func (f *file) open(readOnly bool) error {
 		return err
 	case errors.Is(err, bolterrors.ErrTimeout):
 		return fmt.Errorf("%w: %s is open in another process, or twice in this one: give each process a file of its own", ErrInUse, f.path)
-	case errors.Is(err, bolterrors.ErrInvalid), errors.Is(err, bolterrors.ErrChecksum), errors.Is(err, bolterrors.ErrVersionMismatch),
-		errors.Is(err, bolterrors.ErrInvalidMapping):
+	case !errors.As(err, &system): // it is what bbolt has found in the file
 		return &CorruptError{Path: f.path, Problem: err.Error()}
 	}
 	return fmt.Errorf("spool: open: %w", err)
