@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -50,7 +51,7 @@ func Repair(path string) (Repaired, error) {
 	if err := os.Rename(fresh, path); err != nil {
 		return Repaired{}, fmt.Errorf("spool: repair: %w", err)
 	}
-	return r, nil
+	return r, syncFolder(filepath.Dir(path))
 }
 
 // copy copies every record that can be reached. Each is looked up by itself: a
