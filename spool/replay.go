@@ -26,8 +26,9 @@ const (
 // cannot be reached it tries again at growing intervals, of 4.5 seconds at most.
 //
 // Jobs are replayed in the order in which they were written. Those of a queue
-// that is full wait, in their order, while others pass. Jobs that the database
-// refuses for good are set aside, see [Spool.Aside].
+// that is full wait, in their order, while others pass. Calls that the database
+// refuses for good, or that have more jobs for a queue than its limit, are set
+// aside, see [Spool.Aside].
 //
 // Run fails with [ErrRunning], [ErrClosed], and a [*CorruptError] where the file
 // cannot be read any more.
@@ -209,6 +210,9 @@ func (r *replay) insert(ctx context.Context, batch []call) error {
 		r.spool.replayed.Add(int64(jobs))
 		return nil
 	case full && len(batch) == 1:
+		if problem := neverFits(batch[0], err); problem != "" {
+			return r.setAside(numbers[0], problem)
+		}
 		r.fullErr = err
 		for _, j := range calls[0].Jobs {
 			r.full[j.Queue] = true
@@ -225,6 +229,25 @@ func (r *replay) insert(ctx context.Context, batch []call) error {
 		r.most = max(1, r.most/2)
 	}
 	return err
+}
+
+// neverFits says why a call that was refused by a full queue would be refused by
+// an empty one, too; "" if it would not.
+func neverFits(c call, err error) string {
+	var full *simplequeue.QueueFullError
+	if !errors.As(err, &full) {
+		return ""
+	}
+	jobs := 0
+	for _, j := range c.jobs.Jobs {
+		if j.Queue == full.Queue {
+			jobs++
+		}
+	}
+	if jobs <= full.Limit {
+		return ""
+	}
+	return fmt.Sprintf("it has %d jobs for queue %q: %v", jobs, full.Queue, err)
 }
 
 // held reports whether a call has to wait for a queue that is full, and holds

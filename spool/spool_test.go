@@ -393,6 +393,43 @@ func TestAFullQueueHoldsUpOnlyItsOwn(t *testing.T) {
 	b.want("small", 4, 5, 6)
 }
 
+// A call with more jobs for a queue than its limit could never be inserted: it is
+// set aside, and what is behind it goes on.
+func TestACallLargerThanTheLimitIsSetAside(t *testing.T) {
+	t.Parallel()
+	b := newRig(t, spool.Options{}, simplequeue.Options{})
+	if err := b.queue.SetQueueLimit(t.Context(), "small", 3); err != nil {
+		t.Fatal(err)
+	}
+	b.proxy.Cut()
+	b.put(job("small", 1), true)
+	for _, list := range [][]simplequeue.NewJob{
+		append(jobs("small", 2, 5), job("large", 1)),
+		append(jobs("small", 6, 8), job("large", 2)), // fits when the queue is empty
+	} {
+		if _, err := b.queue.InsertMany(t.Context(), list); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.proxy.Heal()
+	b.run()
+	eventually(t, "the rest waits", func() bool { return errors.Is(b.spool.Stats().Err, simplequeue.ErrQueueFull) })
+	b.want("small", 1)
+	if s := b.spool.Stats(); s.Jobs != 4 || s.Aside != 1 || s.AsideJobs != 5 {
+		t.Fatalf("%+v, want one call of 4 jobs to wait, and one of 5 set aside", s)
+	}
+	aside, err := b.spool.Aside(10)
+	if err != nil || !strings.Contains(aside[0].Reason, `4 jobs for queue "small"`) || !strings.Contains(aside[0].Reason, "limit is 3") {
+		t.Errorf("%+v, %v", aside, err)
+	}
+	if _, err := b.queue.CancelMatching(t.Context(), simplequeue.Filter{Queue: "small"}, ""); err != nil {
+		t.Fatal(err)
+	}
+	b.drained()
+	b.want("small", 6, 7, 8)
+	b.want("large", 2)
+}
+
 // Middleware sees an insert once, in its caller's context, and what it makes of
 // the jobs is what lies on the disk.
 func TestMiddlewareRunsBeforeTheSpool(t *testing.T) {
