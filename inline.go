@@ -43,10 +43,11 @@ func init() {
 var errWithin = errors.New("simplequeue: a queue inside a transaction cannot Run: use simplequeuetest.Work")
 
 // within returns a queue of the same options that does all it does inside tx.
-// Nobody is woken: nobody else sees its jobs.
+// Nobody is woken: nobody else sees its jobs. What is inserted there never goes to
+// a spool, which serves one queue only.
 func (q *SimpleQueue) within(tx store.Beginner) *SimpleQueue {
 	opts := q.opts
-	opts.PollOnly = true
+	opts.PollOnly, opts.Spool = true, nil
 	in, err := newOn(q.pool, opts)
 	if err != nil {
 		panic(err) // these options have been accepted before

@@ -26,7 +26,7 @@ const maxAttempts = 10_000
 // In returns a queue like q whose every call happens inside tx: it inserts, runs
 // and shows jobs that nobody else sees, and that are gone when tx is rolled back.
 // Its methods without a transaction are as if they had one of their own, a
-// savepoint. It wakes nobody, and cannot Run. Since nobody runs a job meanwhile,
+// savepoint. It wakes nobody, has no spool, and cannot Run. Since nobody runs a job meanwhile,
 // Wait and its like return at once: the outcome of a job that has ended, an error
 // for any other. InsertAndWait has then inserted the job.
 //

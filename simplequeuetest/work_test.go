@@ -76,6 +76,35 @@ func TestInATransaction(t *testing.T) {
 	}
 }
 
+// noSpool is a spool that takes no jobs.
+type noSpool struct{ attached int }
+
+func (s *noSpool) Attach(*simplequeue.SpoolTarget) error {
+	if s.attached++; s.attached > 1 {
+		return errors.New("attached twice")
+	}
+	return nil
+}
+
+func (s *noSpool) Insert(context.Context, []simplequeue.NewJob) ([]simplequeue.Inserted, error) {
+	return nil, errors.New("an insert went to the spool")
+}
+
+func (s *noSpool) Problem() string { return "" }
+
+// A queue that has a spool has none inside a transaction.
+func TestASpoolStaysOutsideTheTransaction(t *testing.T) {
+	t.Parallel()
+	pool := pgtest.New(t)
+	opts := handlers(simplequeue.HandlerFunc("orders", returns(nil)))
+	opts.Spool = &noSpool{}
+	in := simplequeuetest.In(begin(t, pool), newQueue(t, pool, opts))
+	insert(t, in, simplequeue.NewJob{Queue: "orders"})
+	if n := len(simplequeuetest.Work(t, in)); n != 1 {
+		t.Errorf("%d attempts, want 1", n)
+	}
+}
+
 // Inside a transaction what has ended can be waited for, its result too, also
 // where nothing is kept. Nobody runs the rest meanwhile, and a wait says so at once.
 func TestWaitInATransaction(t *testing.T) {
