@@ -24,7 +24,7 @@ type engine struct {
 	queue     *SimpleQueue
 	worker    uuid.UUID
 	db        *store.DB // on the control pool
-	beats     *store.DB // on a connection that nothing else can hold up
+	beats     *store.DB // on connections that nothing else can hold up
 	health    *health
 	poller    *poller
 	runner    *runner
@@ -46,7 +46,13 @@ type engine struct {
 	beatingWait, logging        sync.WaitGroup
 }
 
-const workerEvery = 30 * time.Second
+const (
+	workerEvery = 30 * time.Second
+
+	// beatConns: one beats. When it no longer answers, closing it takes 15
+	// seconds, longer than a lease, and the other beats.
+	beatConns = 2
+)
 
 // newEngine builds the parts and waits until the database can be asked whether
 // its schema is there.
@@ -56,7 +62,7 @@ func newEngine(ctx context.Context, q *SimpleQueue) (*engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	beats, err := ownPool(ctx, q.pool, 1)
+	beats, err := ownPool(ctx, q.pool, beatConns)
 	if err != nil {
 		pool.Close()
 		return nil, err

@@ -192,19 +192,25 @@ func (b *beater) count() int {
 }
 
 // run beats until ctx ends. A beat that fails is tried again at a fifth of the
-// interval: a lease has time for several.
+// interval: a lease has time for several. One that got no answer is repeated at
+// once, by another connection, the first time: a claim whose first beat it was
+// may be too old for another wait.
 func (b *beater) run(ctx context.Context) {
 	var refusedSince time.Time // the server has answered, but with errors only
-	wait := b.interval
+	wait, failed := b.interval, false
 	for {
 		if waitFor(ctx, wait) != nil {
 			return
 		}
 		started := time.Now()
 		err := b.beat(ctx)
+		if err != nil && !failed && !store.Answered(err) {
+			err = b.beat(ctx)
+		}
 		if ctx.Err() != nil {
 			return
 		}
+		failed = err != nil
 		b.health.report(err)
 		if err == nil {
 			refusedSince = time.Time{}

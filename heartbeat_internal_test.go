@@ -29,13 +29,19 @@ type fakeLeaser struct {
 	gone     map[int64]bool
 	err      error
 	tryErr   error
+	silent   int // so many statements get no answer
 	requests []store.CancelRequest
 }
 
-func (f *fakeLeaser) Beat(_ context.Context, _ time.Duration, ids, _ []int64) (map[int64]bool, error) {
+func (f *fakeLeaser) Beat(_ context.Context, limit time.Duration, ids, _ []int64) (map[int64]bool, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.beats, f.at = append(f.beats, ids), append(f.at, time.Now())
+	if f.silent > 0 {
+		f.silent--
+		time.Sleep(limit + limit/4)
+		return nil, context.DeadlineExceeded
+	}
 	if f.err != nil {
 		return nil, f.err
 	}
@@ -173,6 +179,26 @@ func TestEveryLeaseIsRenewedInTime(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A first beat that comes late and gets no answer, because its connection has
+// died silently, is made again while the lease lasts.
+func TestABeatWithoutAnAnswerIsRepeatedInTime(t *testing.T) {
+	beating(t, func(t *testing.T, b *beater, f *fakeLeaser) {
+		time.Sleep(testInterval + time.Millisecond) // it is beaten for in two intervals
+		b.add(testClaims(1))
+		began := time.Now()
+		f.silent = 1
+		time.Sleep(3 * testInterval)
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		if len(f.at) < 2 {
+			t.Fatalf("%d beats, want another after the first", len(f.at))
+		}
+		if first, second := f.at[0].Sub(began), f.at[1].Sub(began); second >= testLease {
+			t.Errorf("beats %v and %v after the claim, want the second within the lease of %v", first, second, testLease)
+		}
+	})
 }
 
 // The owner of a claim that is no longer there is told, once, and beats no more

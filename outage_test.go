@@ -3,6 +3,7 @@
 package simplequeue_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"net"
@@ -316,6 +317,111 @@ func TestCutOffWorkerLosesItsLease(t *testing.T) {
 				t.Errorf("%d rows of the job, %v, want 1", rows, err)
 			}
 		})
+	}
+}
+
+// silentConns are a pool's connections, of which the one that beats falls silent
+// when the test says so: the network has forgotten it, and the others are well.
+type silentConns struct {
+	mu    sync.Mutex
+	conns []*silentConn
+}
+
+type silentConn struct {
+	net.Conn
+	beats, sweeps, silent atomic.Bool
+}
+
+// Sweeps beat too, for no claim.
+func (c *silentConn) Write(p []byte) (int, error) {
+	if bytes.Contains(p, []byte("INSERT INTO \"simplequeue\".job_lease")) {
+		c.beats.Store(true)
+	}
+	if bytes.Contains(p, []byte("job_sweep")) {
+		c.sweeps.Store(true)
+	}
+	if c.silent.Load() {
+		return len(p), nil // lost on its way: there is nothing to read either
+	}
+	return c.Conn.Write(p)
+}
+
+func (s *silentConns) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	conn, err := new(net.Dialer).DialContext(ctx, network, addr)
+	if err != nil {
+		return nil, err
+	}
+	c := &silentConn{Conn: conn}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.conns = append(s.conns, c)
+	return c, nil
+}
+
+// silence makes the connection that beats swallow what is sent, and reports
+// whether there is one.
+func (s *silentConns) silence() (found bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, c := range s.conns {
+		if c.beats.Load() && !c.sweeps.Load() {
+			c.silent.Store(true)
+			found = true
+		}
+	}
+	return found
+}
+
+// The connection that beats dies without a word, while others can be made: the
+// next beats go by another one, and no lease is lost.
+func TestSilentDeathOfTheHeartbeatsConnectionCostsNoLease(t *testing.T) {
+	t.Parallel()
+	url := pgtest.Database(t)
+	direct := pgtest.Pool(t, url, 4)
+	config, err := pgxpool.ParseConfig(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var conns silentConns
+	config.ConnConfig.DialFunc = conns.dial
+	pool, err := pgxpool.NewWithConfig(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pool.Close()
+	release := make(chan struct{})
+	o := handler("silent", func(ctx context.Context, _ *simplequeue.Job) error {
+		select {
+		case <-release:
+			return nil
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	})
+	o.HeartbeatInterval = time.Second
+	q := newQueue(t, pool, o)
+	stop := start(t, q)
+	id := insert(t, q, simplequeue.NewJob{Queue: "silent"})
+	beaten := func(since time.Time) bool {
+		var at time.Time
+		err := direct.QueryRow(t.Context(), "SELECT beat_at FROM simplequeue.job_lease").Scan(&at)
+		return err == nil && at.After(since)
+	}
+	eventually(t, "the job has a lease", func() bool { return beaten(time.Time{}) })
+	if !conns.silence() {
+		t.Error("no connection has beaten")
+	}
+	// Two leases from now, or the job has another worker.
+	now := queryOne[time.Time](t, direct, "SELECT clock_timestamp()")
+	eventually(t, "the lease is renewed for two leases", func() bool {
+		return beaten(now.Add(5*time.Second)) || q.Stats().LeasesLost > 0
+	})
+	close(release)
+	if got := awaitState(t, q, id, simplequeue.StateCompleted); got.Attempt != 1 || got.CrashCount != 0 {
+		t.Errorf("attempt %d, %d crashes, want the first and none", got.Attempt, got.CrashCount)
+	}
+	if err := stop(); err != nil {
+		t.Errorf("Run: %v", err)
 	}
 }
 
