@@ -187,7 +187,7 @@ func (e *engine) build(ctx context.Context) (err error) {
 	}
 	e.runner.room = e.poller.freed
 	e.beater.gone = e.left
-	e.poller.dispatch = e.runner.start
+	e.poller.hold, e.poller.dispatch = e.beater.add, e.runner.start
 	return nil
 }
 

@@ -29,7 +29,8 @@ type claimer interface {
 
 const (
 	claimLimit    = 10 * time.Second
-	maxPrefetch   = 8 << 20 // bytes of payloads fetched with a claim
+	prefetchLimit = time.Second // all jobs of a claim wait for it
+	maxPrefetch   = 8 << 20     // bytes of payloads fetched with a claim
 	lanesEvery    = time.Second
 	lanesAllEvery = time.Minute
 )
@@ -50,7 +51,8 @@ type poller struct {
 	log       *slog.Logger
 	stats     *counters
 	health    *loopHealth
-	dispatch  func([]*claim)
+	hold      func([]*claim) // keeps the leases of claims until their outcomes are written
+	dispatch  func([]*claim) // runs claims that are held
 
 	poke    chan struct{} // size 1
 	waiting atomic.Bool   // the poller sleeps; a freed permit should poke it
@@ -374,7 +376,7 @@ func (p *poller) adopt(ctx context.Context) error {
 
 // start makes claims of rows and hands them to the runner, with a global permit
 // for each, or for the first of them: the others are given back. Their leases
-// began after the claim was asked for.
+// began after the claim was asked for, and are kept from now on.
 func (p *poller) start(ctx context.Context, rows []store.Claimed, nonce int64, asked time.Time, permits int) {
 	if len(rows) == 0 {
 		return
@@ -399,9 +401,10 @@ func (p *poller) start(ctx context.Context, rows []store.Claimed, nonce int64, a
 	}
 	p.stats.claimed.Add(int64(len(claims)))
 	p.stats.claims.Add(1)
+	p.hold(claims)
 	if len(apart) > 0 {
 		// A job whose payload does not come with it fetches it itself.
-		if found, err := p.db.Payloads(ctx, claimLimit, apart); err == nil {
+		if found, err := p.db.Payloads(ctx, prefetchLimit, apart); err == nil {
 			for _, c := range claims {
 				if payload, ok := found[c.job.ID]; ok {
 					c.fetched(payload)

@@ -29,6 +29,7 @@ type fakeClaimer struct {
 	claim   func(store.ClaimRequest) ([]store.Claimed, error)
 	parked  func(store.ClaimRequest, []string) ([]store.Claimed, error)
 	adopt   func([]int64) ([]store.Claimed, error)
+	payload func(limit time.Duration) (map[[16]byte]store.Payload, error)
 	claims  int // calls
 	nextID  int64
 	claimed int
@@ -64,8 +65,11 @@ func (f *fakeClaimer) Adopt(_ context.Context, _ time.Duration, _ uuid.UUID, non
 	return f.adopt(nonces)
 }
 
-func (f *fakeClaimer) Payloads(context.Context, time.Duration, [][16]byte) (map[[16]byte]store.Payload, error) {
-	return nil, nil
+func (f *fakeClaimer) Payloads(_ context.Context, limit time.Duration, _ [][16]byte) (map[[16]byte]store.Payload, error) {
+	if f.payload == nil {
+		return nil, nil
+	}
+	return f.payload(limit)
 }
 
 func (f *fakeClaimer) Heads(context.Context, time.Duration, []store.Lane) (store.Heads, error) {
@@ -123,7 +127,7 @@ func newTestPoller(t *testing.T, f *fakeClaimer, opts Options) *poller {
 		db: f, worker: uuid.New(), leaseMS: 1000, threshold: int64(opts.ClaimThreshold), every: opts.PollInterval,
 		global: semaphore.NewWeighted(int64(opts.GlobalPermits)), routes: routes, book: newLaneBook(routes, opts.PollInterval), memory: newPayloadMemory(opts.PayloadMemory, new(atomic.Int64)),
 		log: slog.New(slog.NewTextHandler(io.Discard, nil)), stats: &counters{},
-		health: h.loop("poller", opts.PollInterval), poke: make(chan struct{}, 1),
+		health: h.loop("poller", opts.PollInterval), poke: make(chan struct{}, 1), hold: func([]*claim) {},
 	}
 }
 
@@ -341,6 +345,46 @@ func TestClaimsInDoubtAreAdopted(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestAClaimIsHeldBeforeItsPayloadsCome: the leases of a claim are kept from the
+// moment its answer is there, and its jobs do not wait for long for payloads that
+// do not come.
+func TestAClaimIsHeldBeforeItsPayloadsCome(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeClaimer{lanes: []store.Lane{{Queue: "a"}}}
+		p := newTestPoller(t, f, Options{Handlers: []Handler{HandlerFunc("a", func(context.Context, *Job) error { return nil })}})
+		f.claim = func(store.ClaimRequest) ([]store.Claimed, error) {
+			if f.claimed > 0 {
+				return nil, nil
+			}
+			large := f.job("a", "", 0)
+			large.PayloadBytes = 5000
+			return []store.Claimed{f.job("a", "", 0), large}, nil
+		}
+		held, asked, began := 0, 0, time.Time{}
+		f.payload = func(limit time.Duration) (map[[16]byte]store.Payload, error) {
+			if asked, began = asked+1, time.Now(); held != 2 {
+				t.Errorf("%d claims are held while their payloads are fetched, want 2", held)
+			}
+			time.Sleep(limit + limit/4)
+			return nil, context.DeadlineExceeded
+		}
+		p.hold = func(claims []*claim) { held += len(claims) }
+		p.dispatch = func(claims []*claim) {
+			if waited := time.Since(began); waited > 2*time.Second {
+				t.Errorf("%d jobs waited %v for payloads", len(claims), waited)
+			}
+			for _, c := range claims {
+				p.endForTest(c)
+			}
+		}
+		runFor(p, 20*time.Second)
+		if asked != 1 || held != 2 {
+			t.Errorf("payloads asked for %d times, %d claims held, want 1 and 2", asked, held)
+		}
+	})
 }
 
 // TestWakeUpCostsFewClaims: an insert that wakes an idle process makes it claim

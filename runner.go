@@ -43,9 +43,8 @@ type runner struct {
 	coming bool
 }
 
-// start runs claims that hold a global permit each.
+// start runs claims that hold a global permit each. The beater has them.
 func (r *runner) start(claims []*claim) {
-	r.beater.add(claims)
 	r.jobs.Add(len(claims))
 	r.mu.Lock()
 	defer r.mu.Unlock()
