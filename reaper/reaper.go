@@ -104,8 +104,8 @@ func (r *Reaper) Run(ctx context.Context) error {
 	}
 }
 
-// One process sweeps per interval. A gap of more than one and a half intervals
-// means that nobody could; $2 tells that nobody could beat. Where the server's
+// One process sweeps per interval. A gap of more than $3 milliseconds means that
+// nobody could; $2 tells that nobody could beat. Where the server's
 // clock has been set back a sweep seems to be still to come: it is made, and
 // leases count from it.
 var markSweep = store.Define(`
@@ -113,7 +113,7 @@ INSERT INTO {schema}.job_sweep AS s (name, swept_at, continuous_since)
 VALUES ('reaper', clock_timestamp(), clock_timestamp())
 ON CONFLICT (name) DO UPDATE SET
     swept_at = excluded.swept_at,
-    continuous_since = CASE WHEN excluded.swept_at - s.swept_at > $1::bigint * interval '1.5 milliseconds' OR $2::boolean
+    continuous_since = CASE WHEN excluded.swept_at - s.swept_at > $3::bigint * interval '1 millisecond' OR $2::boolean
                                  OR greatest(s.swept_at, s.continuous_since) > clock_timestamp()
                             THEN excluded.swept_at ELSE s.continuous_since END
 WHERE s.swept_at NOT BETWEEN clock_timestamp() - $1::bigint * interval '0.5 milliseconds'
@@ -128,7 +128,7 @@ func (r *Reaper) sweep(ctx context.Context) (Result, error) {
 	waited := time.Since(began) > longWait
 	mine := false
 	err := r.db.Tx(ctx, limit, store.Step{
-		Statement: markSweep, Args: []any{r.opts.Interval.Milliseconds(), waited},
+		Statement: markSweep, Args: []any{r.opts.Interval.Milliseconds(), waited, r.gap().Milliseconds()},
 		Scan: func(pgx.Rows) error { mine = true; return nil },
 	})
 	if err != nil || !mine {
@@ -153,6 +153,17 @@ UPDATE {schema}.job_sweep AS s SET swept_at = clock_timestamp() WHERE s.name = '
 // nobody could beat, where it is too short for a gap between sweeps. A busy
 // machine must not take that long each time, or nothing would ever be reaped.
 const longWait = time.Second
+
+// gap is how long after a sweep the next one is late: half an interval, where
+// that leaves enough for the jitter, the round trips and a busy machine. With
+// less, each sweep of a short interval would be late and nothing ever reaped.
+func (r *Reaper) gap() time.Duration {
+	return max(r.opts.Interval+r.opts.Interval/2, leastGap)
+}
+
+// leastGap is small beside the leases of all but the shortest heartbeats: what
+// is not seen as a gap ages them.
+const leastGap = 500 * time.Millisecond
 
 // patience is how long a sweep that has begun waits for a lock. A beat itself is
 // given a quarter of the heartbeat interval.

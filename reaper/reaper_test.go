@@ -276,6 +276,30 @@ func TestGapInTheSweepsAgesNoLease(t *testing.T) {
 	}
 }
 
+// A round trip that is long beside a short interval is no gap: or the only
+// process that sweeps would find one each time, and reap nothing.
+func TestShortIntervalsAreNotFullOfGaps(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.r.opts.Interval = 100 * time.Millisecond
+	w.sweep(t)
+	w.running(t, "1 hour", 1, 3, 0)
+	for began := time.Now(); ; {
+		w.exec(t, "UPDATE simplequeue.job_sweep SET continuous_since = continuous_since - interval '1 hour', swept_at = clock_timestamp() - interval '200 milliseconds'")
+		if w.sweep(t).Requeued == 1 {
+			break
+		}
+		if time.Since(began) > 10*time.Second { // one that was really late is not the only one
+			t.Fatal("sweeps 200 ms after the last ones requeue nothing")
+		}
+	}
+	w.exec(t, "UPDATE simplequeue.job_sweep SET swept_at = swept_at - interval '2 seconds', continuous_since = continuous_since - interval '1 hour'")
+	w.running(t, "1 hour", 1, 3, 0)
+	if got := w.sweep(t); got != (Result{}) {
+		t.Errorf("a sweep two seconds late finds %+v, want nothing", got)
+	}
+}
+
 // TestClockSetBackStopsNoSweep: what was noted while the server's clock was ahead
 // keeps no sweep away, and no job from being found.
 func TestClockSetBackStopsNoSweep(t *testing.T) {
