@@ -13,12 +13,14 @@ import (
 
 // outcomeOf is the outcome of one claim, on its way to the database.
 type outcomeOf struct {
-	claim   *claim
-	verdict verdict
+	claim    *claim
+	verdict  verdict
+	doubtful bool // an earlier try may have written it
 }
 
 // settler is the part of the store that the completer needs.
 type settler interface {
+	looker
 	Tx(ctx context.Context, limit time.Duration, steps ...store.Step) error
 }
 
@@ -42,6 +44,7 @@ type completer struct {
 	stats      *counters
 	health     *loopHealth
 	written    func([]outcomeOf) // told what has been written
+	late       *lateBook         // while it runs
 }
 
 const (
@@ -74,23 +77,32 @@ func (c *completer) accept(ctx context.Context, o outcomeOf) bool {
 // run writes until finish is closed and everything accepted is written, or ctx
 // ends.
 func (c *completer) run(ctx context.Context) {
+	c.late = &lateBook{}
 	batch := make([]outcomeOf, 0, maxSettle)
-	for {
+	finish := c.finish
+	for finish != nil || len(c.in) > 0 || len(c.late.open) > 0 {
 		batch = batch[:0]
 		bytes := 0
 		add := func(o outcomeOf) { batch, bytes = append(batch, o), bytes+len(o.verdict.result) }
+		due, stop := c.late.timer()
 		select {
 		case o := <-c.in:
 			add(o)
-		case <-c.finish:
-			select {
-			case o := <-c.in:
-				add(o)
-			default:
-				return
-			}
+		case <-due:
+			c.writeLate(ctx)
+		case <-finish:
+			finish = nil
 		case <-ctx.Done():
+		}
+		stop()
+		if ctx.Err() != nil {
+			if n := len(c.late.open) + len(batch); n > 0 {
+				c.log.ErrorContext(ctx, "outcomes not written: stopped first", "jobs", n)
+			}
 			return
+		}
+		if len(batch) == 0 {
+			continue
 		}
 		for len(batch) < maxSettle && bytes < maxSettleBytes {
 			select {
@@ -111,16 +123,17 @@ func (c *completer) run(ctx context.Context) {
 }
 
 // flush writes a sorted batch, for as long as it takes. An outcome that the database
-// refuses is found by halving the batch, and does not hold up the others.
-// doubtful means that an earlier try may have written them.
+// refuses is found by halving the batch, and does not hold up the others; while
+// the completer runs, neither does one that cannot be written now: it is left to
+// the late ones. doubtful means that an earlier try may have written them.
 func (c *completer) flush(ctx context.Context, batch []outcomeOf, doubtful bool) {
 	retry := newRetry()
 	aside := c.aside
 	for {
-		moved, err := c.write(ctx, batch, aside)
+		moved, err := c.write(ctx, batch, aside, settleLimit)
 		if store.NoPartition(err) {
 			if err = c.makePartitions(ctx, batch); err == nil {
-				moved, err = c.write(ctx, batch, aside)
+				moved, err = c.write(ctx, batch, aside, settleLimit)
 			}
 			if err != nil && store.Answered(err) && !aside {
 				c.log.ErrorContext(ctx, "partition missing and not made, outcomes set aside", "err", err)
@@ -136,10 +149,17 @@ func (c *completer) flush(ctx context.Context, batch []outcomeOf, doubtful bool)
 		case ctx.Err() != nil:
 			c.log.ErrorContext(ctx, "outcomes not written: stopped first", "jobs", len(batch), "err", err)
 			return
-		case len(batch) > 1 && store.TookTooLong(err):
-			half, doubt := len(batch)/2, doubtful || !store.Answered(err)
-			c.flush(ctx, batch[:half], doubt)
-			c.flush(ctx, batch[half:], doubt)
+		case c.late != nil && store.TookTooLong(err) && c.setAside(ctx, &batch, doubtful):
+			if len(batch) == 0 {
+				return
+			}
+		case len(batch) > 1 && (store.TookTooLong(err) || store.Internal(err)):
+			c.flush(ctx, batch[:len(batch)/2], doubtful)
+			c.flush(ctx, batch[len(batch)/2:], doubtful)
+			return
+		case c.late != nil && (store.TookTooLong(err) || store.Internal(err)) && c.late.add(batch[0], doubtful, lateFirst):
+			c.log.WarnContext(ctx, "outcome not written, trying again later",
+				"job_id", batch[0].claim.job.ID, "queue", batch[0].claim.job.Queue, "err", err)
 			return
 		case store.Transient(err):
 			doubtful = doubtful || !store.Answered(err) && !store.NotSent(err)
@@ -171,9 +191,9 @@ func (c *completer) refused(ctx context.Context, o outcomeOf, cause error) {
 	}
 	batch := []outcomeOf{o}
 	retry := newRetry()
-	moved, err := c.write(ctx, batch, o.verdict.state != "")
+	moved, err := c.write(ctx, batch, o.verdict.state != "", settleLimit)
 	for err != nil && store.Transient(err) && retry.wait(ctx) == nil {
-		moved, err = c.write(ctx, batch, o.verdict.state != "")
+		moved, err = c.write(ctx, batch, o.verdict.state != "", settleLimit)
 	}
 	if err != nil {
 		// The reaper will find it when its lease has expired.
@@ -190,7 +210,7 @@ func (c *completer) confirm(batch []outcomeOf, moved map[int64]bool, doubtful bo
 	written := make([]outcomeOf, 0, len(batch))
 	for _, o := range batch {
 		c.beater.remove(o.claim)
-		if moved[o.claim.id] || doubtful {
+		if moved[o.claim.id] || doubtful || o.doubtful {
 			c.stats.count(o)
 			written = append(written, o)
 			continue
@@ -202,7 +222,7 @@ func (c *completer) confirm(batch []outcomeOf, moved map[int64]bool, doubtful bo
 }
 
 // write settles a batch in one transaction and returns the claims that moved.
-func (c *completer) write(ctx context.Context, batch []outcomeOf, aside bool) (map[int64]bool, error) {
+func (c *completer) write(ctx context.Context, batch []outcomeOf, aside bool, limit time.Duration) (map[int64]bool, error) {
 	moved := make(map[int64]bool, len(batch))
 	scan := func(row pgx.Rows) error {
 		var id int64
@@ -218,7 +238,7 @@ func (c *completer) write(ctx context.Context, batch []outcomeOf, aside bool) (m
 			steps[i].Scan = scan
 		}
 	}
-	return moved, c.db.Tx(ctx, settleLimit, steps...)
+	return moved, c.db.Tx(ctx, limit, steps...)
 }
 
 // makePartitions makes what the batch needs.

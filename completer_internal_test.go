@@ -26,6 +26,7 @@ type fakeSettler struct {
 	written map[int64]int               // how often each claim was settled
 	refuse  func(s tried) (err error)   // before it is written
 	answer  func(calls int) (err error) // after it is written
+	locked  map[int64]bool              // claims that Look finds locked
 	calls   int
 	made    int   // calls of MakePartitions
 	makeErr error // its answer
@@ -88,6 +89,18 @@ func (f *fakeSettler) Tx(_ context.Context, _ time.Duration, steps ...store.Step
 	return nil
 }
 
+func (f *fakeSettler) Look(_ context.Context, _ time.Duration, claims []store.Claim) (map[int64]store.Sight, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	seen := map[int64]store.Sight{}
+	for _, c := range claims {
+		if seen[c.ID] = store.ClaimFree; f.locked[c.ID] {
+			seen[c.ID] = store.ClaimLocked
+		}
+	}
+	return seen, nil
+}
+
 // count is the number of transactions so far.
 func (f *fakeSettler) count() int {
 	f.mu.Lock()
@@ -135,7 +148,7 @@ func completingClaims(t *testing.T, claims []*claim, f *fakeSettler, test func(t
 			claim.route = &queueRoute{}
 			f.running[claim.id] = true
 			v := verdict{action: actFail, state: StateFailed, text: "boom"}
-			if !c.accept(t.Context(), outcomeOf{claim, v}) || c.accept(t.Context(), outcomeOf{claim, v}) {
+			if !c.accept(t.Context(), outcomeOf{claim: claim, verdict: v}) || c.accept(t.Context(), outcomeOf{claim: claim, verdict: v}) {
 				t.Error("an outcome is to be accepted once")
 			}
 		}

@@ -39,7 +39,7 @@ func TestHandedClaimsOfOneIDAreLookedAtApart(t *testing.T) {
 			beater: newBeater(&fakeLeaser{}, testInterval, testLease, slog.New(slog.DiscardHandler), nil, stats),
 			log:    slog.New(slog.DiscardHandler), health: (&health{}).loop("handover", 0), written: func([]outcomeOf) {},
 		}
-		rest := []outcomeOf{{batch[0], verdict{action: actComplete}}, {batch[1], verdict{action: actComplete}}}
+		rest := []outcomeOf{{claim: batch[0], verdict: verdict{action: actComplete}}, {claim: batch[1], verdict: verdict{action: actComplete}}}
 		for range 2 {
 			rest = h.look(t.Context(), rest)
 		}

@@ -21,7 +21,7 @@ func TestCompletionWithoutResultKnowsNothingOfResults(t *testing.T) {
 	batch := make([]outcomeOf, len(claims))
 	for i, c := range claims {
 		c.route = &queueRoute{}
-		batch[i] = outcomeOf{c, verdict{action: actComplete, state: StateCompleted}}
+		batch[i] = outcomeOf{claim: c, verdict: verdict{action: actComplete, state: StateCompleted}}
 	}
 	steps := settleSteps(batch, false)
 	if len(steps) != 1 || steps[0].Statement != janitor.Archive(&store.Settle{}).Statement || len(steps[0].Args) != 3 {
@@ -55,7 +55,7 @@ func resulting(t *testing.T, f *fakeSettler, results []string, test func(t *test
 		for i, claim := range testClaims(len(results)) {
 			claim.route = &queueRoute{}
 			f.running[claim.id] = true
-			c.accept(t.Context(), outcomeOf{claim, verdict{action: actComplete, state: StateCompleted, result: results[i]}})
+			c.accept(t.Context(), outcomeOf{claim: claim, verdict: verdict{action: actComplete, state: StateCompleted, result: results[i]}})
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		go c.run(ctx)

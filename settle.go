@@ -12,7 +12,7 @@ import (
 // apart whose id another one has, which statements cannot tell from each other:
 // a failover to a standby that missed the last claims sets the ids back.
 func apart(batch []outcomeOf) (sorted, again []outcomeOf) {
-	slices.SortFunc(batch, func(a, b outcomeOf) int { return cmp.Compare(a.claim.id, b.claim.id) })
+	slices.SortFunc(batch, byClaimID)
 	sorted = batch[:0]
 	for _, o := range batch {
 		if n := len(sorted); n > 0 && sorted[n-1].claim.id == o.claim.id {
@@ -23,6 +23,8 @@ func apart(batch []outcomeOf) (sorted, again []outcomeOf) {
 	}
 	return sorted, again
 }
+
+func byClaimID(a, b outcomeOf) int { return cmp.Compare(a.claim.id, b.claim.id) }
 
 // settleSteps are the statements that write a batch that is sorted.
 func settleSteps(batch []outcomeOf, aside bool) []store.Step {

@@ -255,6 +255,10 @@ func Transient(err error) bool {
 // smaller one may be in time.
 func TookTooLong(err error) bool { return Code(err) == "57014" }
 
+// Internal reports whether the server failed at a statement, such as at a page
+// that is damaged: others may well go through.
+func Internal(err error) bool { return strings.HasPrefix(Code(err), "XX") }
+
 // HadToWait reports whether a statement was ended because it had to wait for too
 // long, for a lock or for its turn.
 func HadToWait(err error) bool { return TookTooLong(err) || Code(err) == "55P03" }
