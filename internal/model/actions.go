@@ -423,10 +423,13 @@ func (m *mover) settle(w, slot int, what What, lost bool) {
 	}
 }
 
-// leave takes a job out of job_running.
+// leave takes a job out of job_running. What goes on living keeps its key.
 func (m *mover) leave(i int, to Place) {
 	j := &m.State.Jobs[i]
 	j.Place, j.Fence, j.Age, j.Asked = to, Fence{}, Fresh, false
+	if int(m.State.Key) == i+1 && !m.rules.has(KeyKept) {
+		m.State.Key = 0
+	}
 }
 
 // end is what ends a job, with store.Release and store.ReleaseGates.

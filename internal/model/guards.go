@@ -47,6 +47,7 @@ const (
 	DueAtPromotion
 	KeyTaken
 	KeyReleased
+	KeyKept
 	RoomInGate
 	PlaceInGate
 	GateFreed
@@ -89,6 +90,7 @@ var Guards = []About{
 	{DueAtPromotion, "what is due is promoted", "store.promote", OnTime, plain},
 	{KeyTaken, "an insert takes its unique key or is skipped", "store.insertKeyed", OneKey, keyed},
 	{KeyReleased, "a job that ends frees its unique key", "store.Release", OneKey, keyed},
+	{KeyKept, "a job that is retried or requeued keeps its unique key", "store.Release, store.settleWaiting, reaper.moveStale", OneKey, keyed},
 	{RoomInGate, "one job is let into the gate of an order key", "store.admit", OneInOne, ordered},
 	{PlaceInGate, "the one with the lowest place", "store.admit", InOrder, ordered},
 	{GateFreed, "a job that ends leaves its gate", "store.ReleaseGates", Lost, ordered},
