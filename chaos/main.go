@@ -124,15 +124,21 @@ func run(ctx context.Context, args []string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, main.Stop()) }()
-	var bad []string
+	var bad, notRun []string
 	for _, name := range c.scenarios {
-		ok, err := runScenario(ctx, c, findScenario(name), main, witnesses)
+		r, err := runScenario(ctx, c, findScenario(name), main, witnesses)
 		if err != nil {
 			return fmt.Errorf("%s, seed %d: %w", name, c.seed, err)
 		}
-		if !ok {
+		if r.Violations > 0 {
 			bad = append(bad, name)
 		}
+		if r.NotRun != "" {
+			notRun = append(notRun, name)
+		}
+	}
+	if notRun != nil {
+		fmt.Fprintf(os.Stderr, "chaos: not run here: %s\n", strings.Join(notRun, ", "))
 	}
 	if bad != nil {
 		return fmt.Errorf("seed %d: violations in %s", c.seed, strings.Join(slices.Compact(bad), ", "))
@@ -145,33 +151,32 @@ var serverSettings = map[string]string{
 	"wal_level": "replica", "max_wal_senders": "8", "hot_standby": "on", "shared_buffers": "64MB", "wal_keep_size": "256MB",
 }
 
-// runScenario runs one scenario and reports whether all held.
-func runScenario(ctx context.Context, c config, sc *scenario, main, witnesses *pgserver.Server) (ok bool, err error) {
+// runScenario runs one scenario and writes its result.
+func runScenario(ctx context.Context, c config, sc *scenario, main, witnesses *pgserver.Server) (r result, err error) {
+	r = result{Scenario: sc.name, Seed: c.seed}
 	if sc.missing != nil {
-		if why := sc.missing(); why != "" {
-			return true, result{Scenario: sc.name, Seed: c.seed, NotRun: why}.write(os.Stdout, c.json)
+		if r.NotRun = sc.missing(); r.NotRun != "" {
+			return r, r.write(os.Stdout, c.json)
 		}
 	}
 	s, err := newStage(ctx, c, sc, c.seed, main, witnesses)
 	var why notHere
 	if errors.As(err, &why) {
-		return true, result{Scenario: sc.name, Seed: c.seed, NotRun: why.Error()}.write(os.Stdout, c.json)
+		r.NotRun = why.Error()
+		return r, r.write(os.Stdout, c.json)
 	}
 	if err != nil {
-		return false, err
+		return r, err
 	}
 	defer func() { err = errors.Join(err, s.close()) }()
 	h, found, err := s.perform(ctx)
 	if err != nil {
-		return false, err
+		return r, err
 	}
 	found = append(found, verify(h)...)
-	r := resultOf(sc, c.seed, h, found)
-	if err := r.write(os.Stdout, c.json); err != nil {
-		return false, err
-	}
-	if len(found) == 0 {
-		return true, nil
+	r = resultOf(sc, c.seed, h, found)
+	if err := r.write(os.Stdout, c.json); err != nil || len(found) == 0 {
+		return r, err
 	}
 	tell(os.Stderr, c, r, found)
 	for _, l := range h.lives {
@@ -180,7 +185,7 @@ func runScenario(ctx context.Context, c config, sc *scenario, main, witnesses *p
 		}
 	}
 	if c.keepLogs != "" {
-		return false, os.CopyFS(fmt.Sprintf("%s/%s-%d", c.keepLogs, sc.name, c.seed), os.DirFS(s.logs))
+		return r, os.CopyFS(fmt.Sprintf("%s/%s-%d", c.keepLogs, sc.name, c.seed), os.DirFS(s.logs))
 	}
-	return false, nil
+	return r, nil
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -9,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -83,11 +85,22 @@ func (s *stage) watch(p *process) {
 	if err != nil {
 		l.how = err.Error()
 	}
-	l.unexpected = !p.ending && !s.scenario.mortal
-	if p.ending && err != nil && !killed(err) {
+	switch code := p.cmd.ProcessState.ExitCode(); {
+	case code == exitMute:
+		s.failures = append(s.failures, fmt.Errorf("%s could not tell the witness: %s", p.name, s.lastLines(p.name)))
+	case p.ending && err != nil && !killed(err):
 		l.how, l.unexpected = "did not stop well: "+l.how, true
+	case !p.ending:
+		deadly := killed(err) || code == exitDeadly || s.ranOutOfMemory(p.name)
+		l.unexpected = !s.scenario.mortal || !strings.HasPrefix(p.name, "worker") || !deadly
 	}
 	close(p.ended)
+}
+
+// ranOutOfMemory reports whether that is how a process ended, by its log.
+func (s *stage) ranOutOfMemory(name string) bool {
+	text, err := os.ReadFile(filepath.Join(s.logs, name+".log"))
+	return err == nil && (bytes.Contains(text, []byte("out of memory")) || bytes.Contains(text, []byte("cannot allocate memory")))
 }
 
 // killed reports whether a process ended by SIGKILL.
@@ -117,9 +130,16 @@ func (s *stage) kill(p *place) {
 	<-p.process.ended
 }
 
-// stopLimit is how long a process may take to stop: more than a worker's three
-// phases.
-const stopLimit = 40 * time.Second
+// stopLimit is how long a process may take to stop: a worker as long as the
+// phases of its stop say, and a moment for the rest; a producer for as long as a
+// round of a workload may.
+func (s *stage) stopLimit(p *place) time.Duration {
+	const cancelAndFlush, moment = 10 * time.Second, 2 * time.Second
+	if p.role == "worker" {
+		return s.setup.Drain + cancelAndFlush + moment
+	}
+	return 40 * time.Second
+}
 
 // stop ends the process at a place with grace, and fails where that takes too
 // long.
@@ -128,9 +148,9 @@ func (s *stage) stop(p *place) error {
 	select {
 	case <-p.process.ended:
 		return nil
-	case <-time.After(stopLimit):
+	case <-time.After(s.stopLimit(p)):
 		s.kill(p)
-		return fmt.Errorf("%s did not stop within %v", p.process.name, stopLimit)
+		return fmt.Errorf("%s did not stop within %v", p.process.name, s.stopLimit(p))
 	}
 }
 

@@ -125,15 +125,19 @@ func (w *worker) handler(l *workload) simplequeue.Handler {
 	})
 }
 
+// exitMute is the exit status of a process that could not tell the witness.
+const exitMute = 5
+
 // must ends the process where the witness cannot be told: a history with gaps
 // proves nothing.
 func must(err error) {
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "chaos: witness:", err)
-		os.Exit(5)
+		os.Exit(exitMute)
 	}
 }
 
+// describe says what a handler's run came to.
 func describe(ctx context.Context, err error) string {
 	cause := context.Cause(ctx)
 	switch {

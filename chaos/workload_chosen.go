@@ -33,6 +33,7 @@ func produceChosen(ctx context.Context, p *producer, r *rand.Rand) {
 	}
 	p.conclude(ctx, all, results, nil)
 	if r.IntN(5) == 0 {
-		_, _ = insert() // which must change nothing, whatever it answers
+		pause(ctx, time.Duration(r.IntN(500))*time.Millisecond) // its job may have ended by now
+		_, _ = insert()                                         // which must change nothing, whatever it answers
 	}
 }

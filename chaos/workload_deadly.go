@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"syscall"
@@ -14,7 +15,11 @@ import (
 // about: more than an innocent one meets.
 const deadlyCrashes = 4
 
-// Jobs that take their process with them: once, or always.
+// exitDeadly is the exit status of a process that a job has ended.
+const exitDeadly = 7
+
+// Jobs that take their process with them: once, or always. They have few unique
+// keys, which are free again only when such a job ends.
 var deadly = register(workload{
 	name: "deadly", special: true, ends: []string{"completed", "bad_job"}, every: 2 * time.Second, handle: handleDeadly, check: checkDeadly,
 })
@@ -25,7 +30,9 @@ func init() {
 		if r.IntN(2) == 0 {
 			load.Fails = 1000
 		}
-		p.add(ctx, deadly, simplequeue.NewJob{Payload: load, Fingerprint: []string{"", "always"}[load.Fails/1000]})
+		p.add(ctx, deadly, simplequeue.NewJob{
+			Payload: load, Fingerprint: []string{"", "always"}[load.Fails/1000], UniqueKey: fmt.Sprint("deadly ", r.IntN(2)),
+		})
 	}
 }
 
@@ -38,7 +45,7 @@ func handleDeadly(ctx context.Context, _ *worker, job *simplequeue.Job, p payloa
 	}
 	switch p.Do {
 	case "exit":
-		os.Exit(7)
+		os.Exit(exitDeadly)
 	case "allocate":
 		for range 1 << 12 {
 			b := make([]byte, 16<<20)

@@ -18,6 +18,9 @@ func init() {
 }
 
 func handleRescheduling(ctx context.Context, _ *worker, job *simplequeue.Job, p payload) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
 	if job.ReprocessCount < p.Again {
 		return simplequeue.RescheduleAfter(50 * time.Millisecond)
 	}

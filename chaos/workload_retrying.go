@@ -26,6 +26,8 @@ func init() {
 
 func handleRetrying(ctx context.Context, _ *worker, job *simplequeue.Job, p payload) error {
 	switch {
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
 	case job.Attempt > p.Fails:
 		return work(ctx, p)
 	case p.Do == "panic":
