@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -11,7 +12,7 @@ import (
 
 // The audit notes each row that enters or leaves a table of jobs, in the
 // transaction that moves it: what is rolled back, or lost in a failover, is not
-// noted either.
+// noted either. A row of a job that has ended which is changed has entered again.
 const auditSQL = `
 CREATE SCHEMA chaos;
 CREATE TABLE chaos.move (
@@ -28,6 +29,7 @@ CREATE TABLE chaos.move (
     state     text        NOT NULL,
     reason    text        NOT NULL,
     key       text        NOT NULL,
+    due       timestamptz,
     process   text        NOT NULL
 );
 CREATE FUNCTION chaos.note() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -41,12 +43,12 @@ BEGIN
         NEW.payload := NULL;
         r := to_jsonb(NEW);
     END IF;
-    INSERT INTO chaos.move (at, place, entered, job, claim, nonce, attempt, reprocess, crash, state, reason, key, process)
-    VALUES (clock_timestamp(), TG_ARGV[0], TG_OP = 'INSERT', (r ->> 'id')::uuid,
+    INSERT INTO chaos.move (at, place, entered, job, claim, nonce, attempt, reprocess, crash, state, reason, key, due, process)
+    VALUES (clock_timestamp(), TG_ARGV[0], TG_OP <> 'DELETE', (r ->> 'id')::uuid,
             coalesce((r ->> 'claim_id')::bigint, 0), coalesce((r ->> 'claim_nonce')::bigint, 0),
             (r ->> 'attempt')::integer, (r ->> 'reprocess_count')::integer, (r ->> 'crash_count')::integer,
             coalesce(r ->> 'state', ''), coalesce(r ->> 'reason', ''), coalesce(r ->> 'unique_scope' || '/' || (r ->> 'unique_key'), ''),
-            current_setting('application_name'));
+            nullif(r ->> 'run_at', 'infinity')::timestamptz, current_setting('application_name'));
     RETURN NULL;
 END
 $$;`
@@ -59,8 +61,12 @@ func installAudit(ctx context.Context, db *pgxpool.Pool) error {
 		return fmt.Errorf("audit: %w", err)
 	}
 	for _, table := range audited {
+		events := "INSERT OR DELETE"
+		if ends[table] {
+			events += " OR UPDATE"
+		}
 		if _, err := db.Exec(ctx, fmt.Sprintf(
-			"CREATE TRIGGER chaos AFTER INSERT OR DELETE ON simplequeue.%s FOR EACH ROW EXECUTE FUNCTION chaos.note('%s')", table, table)); err != nil {
+			"CREATE TRIGGER chaos AFTER %s ON simplequeue.%s FOR EACH ROW EXECUTE FUNCTION chaos.note('%s')", events, table, table)); err != nil {
 			return fmt.Errorf("audit of %s: %w", table, err)
 		}
 	}
@@ -70,14 +76,16 @@ func installAudit(ctx context.Context, db *pgxpool.Pool) error {
 // loadAudit reads what the audit has noted.
 func loadAudit(ctx context.Context, db *pgxpool.Pool) ([]move, error) {
 	rows, err := db.Query(ctx, `
-		SELECT n, at, place, entered, job, claim, nonce, attempt, reprocess, crash, state, reason, key, process
+		SELECT n, at, place, entered, job, claim, nonce, attempt, reprocess, crash, state, reason, key, due, process
 		FROM chaos.move
 		ORDER BY n`)
 	if err != nil {
 		return nil, err
 	}
 	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (m move, err error) {
-		err = row.Scan(&m.n, &m.at, &m.place, &m.entered, &m.job, &m.claim, &m.nonce, &m.attempt, &m.reprocess, &m.crash, &m.state, &m.reason, &m.key, &m.process)
+		var due *time.Time
+		err = row.Scan(&m.n, &m.at, &m.place, &m.entered, &m.job, &m.claim, &m.nonce, &m.attempt, &m.reprocess, &m.crash, &m.state, &m.reason, &m.key, &due, &m.process)
+		m.due = orZero(due)
 		return m, err
 	})
 }
@@ -98,8 +106,11 @@ func loadFinals(ctx context.Context, db *pgxpool.Pool) ([]final, error) {
 	})
 }
 
-// emptyWhenQuiet are the tables in which a queue without live jobs has no rows.
-var emptyWhenQuiet = []string{"job_queue", "job_waiting", running, finished, "job_lease", "job_cancel", "job_payload", "job_unique", "job_fingerprint"}
+// emptyWhenQuiet are the tables, or parts of tables, in which a queue without
+// live jobs has no rows.
+var emptyWhenQuiet = []string{
+	"job_queue", "job_waiting", running, finished, "job_lease", "job_cancel", "job_payload", "job_unique", "job_fingerprint",
+}
 
 // loadLeftovers counts the rows of emptyWhenQuiet.
 func loadLeftovers(ctx context.Context, db *pgxpool.Pool) (map[string]int, error) {
@@ -154,3 +165,10 @@ type payload struct {
 }
 
 var noID uuid.UUID
+
+func orZero(t *time.Time) time.Time {
+	if t == nil {
+		return time.Time{}
+	}
+	return *t
+}

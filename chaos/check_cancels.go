@@ -11,7 +11,7 @@ func checkCancels(h *history) (found []violation) {
 	}
 	asked := map[uuid.UUID]cancelling{}
 	for _, c := range h.cancels {
-		if h.rewind.holds(c.answered) {
+		if h.rewind.meets(c.asked, c.answered) {
 			continue
 		}
 		asked[c.job] = c

@@ -1,6 +1,10 @@
 package main
 
-import "github.com/google/uuid"
+import (
+	"slices"
+
+	"github.com/google/uuid"
+)
 
 // checkFencing: no fence is used twice, no job has two claims at once, and a
 // claim ends once.
@@ -15,6 +19,7 @@ func checkFencing(h *history) (found []violation) {
 		f := fence{m.claim, m.nonce}
 		held, isOpen := open[m.job]
 		switch {
+		case m.entered && isOpen && held == f: // put back
 		case m.entered && used[f]:
 			found = append(found, h.breach(name, m.job, "the fence %d/%d of job %v has been used before", f.claim, f.nonce, m.job))
 		case m.entered && isOpen:
@@ -32,22 +37,35 @@ func checkFencing(h *history) (found []violation) {
 }
 
 // checkOutcomes: a job that has completed was completed by a claim whose own
-// handler came to its end without error, and a claim that was not reaped was
-// ended by the process that made it.
+// handler came to its end without error while the claim lasted; one whose handler
+// did has completed; and a claim that was not reaped was ended by the process
+// that made it, and run once.
 func checkOutcomes(h *history) (found []violation) {
 	const name = "I2 outcomes"
-	ok := map[runKey]bool{}
-	for _, r := range h.runs {
-		if r.outcome == runOK {
-			ok[runKey{r.job, r.process, r.attempt, r.reprocess}] = true
-		}
-	}
 	for _, c := range h.claims() {
+		b := c.begun
+		if len(c.runs) > 1 && h.rewind == nil {
+			found = append(found, h.breach(name, b.job, "claim %d/%d of job %v was run %d times", c.claim, c.nonce, b.job, len(c.runs)))
+		}
 		if c.ended == nil || c.next == nil {
 			continue // lost or never ended: the other checks tell
 		}
-		b := c.begun
-		if c.next.state == "completed" && !ok[runKey{b.job, b.process, b.attempt, b.reprocess}] {
+		completes := false
+		for _, r := range c.runs {
+			l := findWorkload(r.queue)
+			switch {
+			case l != nil && l.inTx:
+				completes = completes || !r.start.After(c.ended.at) && (r.end.IsZero() || !r.end.Before(c.ended.at))
+			case !c.within(r):
+			case r.outcome == runLate:
+				completes = true
+			case r.outcome == runOK:
+				if completes = true; !c.reaped && c.ended.process == b.process && c.next.state != "completed" {
+					found = append(found, h.breach(name, b.job, "the handler of job %v returned nil, and claim %d/%d left the job in %s as %q", b.job, c.claim, c.nonce, c.next.place, c.next.state))
+				}
+			}
+		}
+		if c.next.state == "completed" && !completes {
 			found = append(found, h.breach(name, b.job, "job %v was completed by claim %d/%d of %s, whose handler did not come to its end", b.job, c.claim, c.nonce, b.process))
 		}
 		if !c.reaped && c.ended.process != b.process {
@@ -57,31 +75,28 @@ func checkOutcomes(h *history) (found []violation) {
 	return found
 }
 
-// checkAttempts: a job whose handler a stop has interrupted is given back without
-// using an attempt, one whose worker died has used it, and none is claimed with
-// an attempt that it had not come to.
+// checkAttempts: a job that fails, or whose worker has died, has used an attempt;
+// one that was put off, or given back, has not; and one whose handler a stop has
+// interrupted is given back.
 func checkAttempts(h *history) (found []violation) {
 	const name = "I2 attempts"
-	interrupted := map[runKey]bool{}
-	for _, r := range h.runs {
-		if r.outcome == runShutdown {
-			interrupted[runKey{r.job, r.process, r.attempt, r.reprocess}] = true
-		}
-	}
 	for _, c := range h.claims() {
 		if c.ended == nil || c.next == nil {
 			continue
 		}
-		b := c.begun
-		want := b.attempt
-		if !c.reaped && c.next.place == "job_queue" {
-			want-- // given back
+		b, want := c.begun, c.begun.attempt
+		if !c.reaped && (c.next.place == "job_queue" || c.next.place == "job_waiting" && c.next.reason != "retry") {
+			want--
 		}
-		switch {
-		case !c.reaped && interrupted[runKey{b.job, b.process, b.attempt, b.reprocess}] && c.next.place != "job_queue" && c.next.state != "cancelled":
+		interrupted := slices.ContainsFunc(c.runs, func(r *handlerRun) bool {
+			l := findWorkload(r.queue)
+			return r.outcome == runShutdown && c.within(r) && (l == nil || !l.inTx)
+		})
+		if interrupted && c.settled() && c.next.state != "cancelled" {
 			found = append(found, h.breach(name, b.job, "claim %d/%d of job %v, interrupted by a stop, was not given back", c.claim, c.nonce, b.job))
-		case c.next.place != "job_waiting" && c.next.attempt != want, c.next.attempt > b.attempt || c.next.attempt < b.attempt-1:
-			found = append(found, h.breach(name, b.job, "claim %d/%d of job %v was attempt %d, and left it at attempt %d", c.claim, c.nonce, b.job, b.attempt, c.next.attempt))
+		}
+		if c.next.attempt != want {
+			found = append(found, h.breach(name, b.job, "claim %d/%d of job %v was attempt %d, and left it at attempt %d, want %d", c.claim, c.nonce, b.job, b.attempt, c.next.attempt, want))
 		}
 	}
 	return found

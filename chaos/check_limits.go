@@ -49,12 +49,7 @@ func checkLimits(h *history) (found []violation) {
 			found = append(found, h.breach("I6 limits", r.job, "%s ran %d jobs of %s, with %d permits taken", r.process, r.inside, r.queue, r.permits))
 		}
 	}
-	died := map[string]time.Time{}
-	for _, l := range h.lives {
-		if !l.end.IsZero() {
-			died[l.process] = l.end
-		}
-	}
+	died := h.deaths()
 	type place struct{ process, queue string }
 	all := map[place][]interval{}
 	for i := range h.runs {

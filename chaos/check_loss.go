@@ -23,7 +23,7 @@ func checkLoss(h *history) (found []violation) {
 		known[in.tag] = true
 		n := byTag[in.tag]
 		switch {
-		case in.outcome == acked && n == 0 && h.rewind.holds(in.answered): // committed on a timeline that is gone
+		case in.outcome == acked && n == 0 && h.rewind.meets(in.asked, in.answered): // committed on a timeline that is gone
 		case in.outcome == acked && len(byID[in.id]) == 0:
 			found = append(found, h.breach(name, in.id, "job %v of %s, acknowledged at %s, is gone", in.id, in.workload, in.answered.Format(time.RFC3339Nano)))
 		case n > 1:

@@ -18,35 +18,31 @@ func checkStrict(h *history) (found []violation) {
 			found = append(found, h.breach("strict", f.id, "job %v has crash count %d and %d lost workers", f.id, f.crash, f.lost))
 		}
 	}
-	if n := h.reruns() - h.interrupted(); n > 0 {
+	n := 0
+	for _, r := range h.forNothing() {
+		if r.outcome != runShutdown {
+			n++
+		}
+	}
+	if n > 0 {
 		found = append(found, violation{"strict", fmt.Sprintf("%d handlers ran for nothing", n), nil})
 	}
 	return found
 }
 
-// interrupted is how many handlers a stop has interrupted.
-func (h *history) interrupted() (n int) {
-	for _, r := range h.runs {
-		if r.outcome == runShutdown {
-			n++
-		}
-	}
-	return n
-}
-
-// reruns is how many handlers ran for nothing: their claim was not ended by
-// their own process, or gave the job back.
-func (h *history) reruns() (n int) {
-	settled := map[runKey]bool{}
+// forNothing lists the handlers that ran for nothing: their claim was not ended
+// by their own process, or gave the job back.
+func (h *history) forNothing() (list []*handlerRun) {
+	settled := map[*handlerRun]bool{}
 	for _, c := range h.claims() {
-		if b := c.begun; c.ended != nil && c.next != nil && !c.reaped && c.ended.process == b.process && c.next.place != "job_queue" {
-			settled[runKey{b.job, b.process, b.attempt, b.reprocess}] = true
+		for _, r := range c.runs {
+			settled[r] = c.settled() && !r.start.After(c.ended.at)
 		}
 	}
-	for _, r := range h.runs {
-		if !settled[runKey{r.job, r.process, r.attempt, r.reprocess}] {
-			n++
+	for i := range h.runs {
+		if r := &h.runs[i]; !settled[r] {
+			list = append(list, r)
 		}
 	}
-	return n
+	return list
 }

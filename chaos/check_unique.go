@@ -56,7 +56,7 @@ func checkDuplicates(h *history) (found []violation) {
 		}
 	}
 	for _, in := range h.inserts {
-		if in.outcome != duplicate || h.rewind.holds(in.answered) {
+		if in.outcome != duplicate || h.rewind.meets(in.asked, in.answered) {
 			continue
 		}
 		if key, ok := keys[in.holder]; !ok || key != in.key {

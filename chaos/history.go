@@ -17,6 +17,8 @@ type history struct {
 	rewind *span
 	// strict: nothing may take a job from a worker that lives.
 	strict bool
+	// loses: workers that live lose leases.
+	loses bool
 
 	inserts []insertion
 	cancels []cancelling
@@ -37,9 +39,14 @@ type history struct {
 type span struct {
 	what       string
 	begin, end time.Time
+	outage     bool // nobody could sweep, or claim anything
 }
 
-func (s *span) holds(t time.Time) bool { return s != nil && !t.Before(s.begin) && t.Before(s.end) }
+// meets reports whether what was asked and answered at these times may have
+// happened within the span.
+func (s *span) meets(asked, answered time.Time) bool {
+	return s != nil && asked.Before(s.end) && !answered.Before(s.begin)
+}
 
 // What a producer knows of a job that it wanted to insert.
 const (
@@ -88,6 +95,7 @@ type handlerRun struct {
 // What a handler's run came to.
 const (
 	runOK        = "ok"
+	runLate      = "ok, after its context had ended"
 	runError     = "error"
 	runPanicked  = "panicked"
 	runLost      = "lease lost"
@@ -105,7 +113,8 @@ type move struct {
 	claim, nonce              int64
 	attempt, reprocess, crash int
 	state, reason, key        string
-	process                   string // whose session it was
+	due                       time.Time // of a row of job_waiting, zero where that is not known
+	process                   string    // whose session it was
 }
 
 func (m *move) String() string {

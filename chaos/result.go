@@ -23,16 +23,17 @@ type result struct {
 	Recovered   int     `json:"recovered"`
 	RecoveryMax float64 `json:"recovery_max_s"`
 	RecoveryP99 float64 `json:"recovery_p99_s"`
-	Reruns      int     `json:"reruns"`   // handlers that ran for nothing
-	InDoubt     int     `json:"in_doubt"` // inserts whose outcome their callers never learned
-	Rewound     int     `json:"rewound"`  // acknowledged inserts that a failover or restore has lost
+	Reruns      int     `json:"reruns"`         // handlers that ran for nothing
+	InDoubt     int     `json:"in_doubt"`       // inserts whose outcome their callers never learned
+	Rewound     int     `json:"rewound"`        // acknowledged inserts that a failover or restore has lost
+	ServedAfter float64 `json:"served_after_s"` // from the end of an outage to the first job that completed, at most
 	QuietAfter  float64 `json:"quiet_after_s"`
 }
 
 func resultOf(sc *scenario, seed uint64, h *history, found []violation) result {
 	r := result{
 		Scenario: sc.name, Seed: seed, Jobs: len(h.finals), Runs: len(h.runs), Faults: len(h.faults), FaultKinds: map[string]int{},
-		Violations: len(found), Reruns: h.reruns(), QuietAfter: round(h.quietAfter),
+		Violations: len(found), Reruns: len(h.forNothing()), QuietAfter: round(h.quietAfter),
 	}
 	for _, f := range h.faults {
 		r.FaultKinds[f.what]++
@@ -42,6 +43,8 @@ func resultOf(sc *scenario, seed uint64, h *history, found []violation) result {
 		r.RecoveryMax = round(all[len(all)-1].took)
 		r.RecoveryP99 = round(all[int(math.Ceil(0.99*float64(len(all))))-1].took)
 	}
+	served, _ := h.servedAfter()
+	r.ServedAfter = round(served)
 	there := map[string]bool{}
 	for _, f := range h.finals {
 		there[f.tag] = true

@@ -15,6 +15,8 @@ type scenario struct {
 	// strict: no worker dies or is cut off for long, so no job may be taken from
 	// one, and none may run for nothing.
 	strict bool
+	// loses: workers that live lose leases, and have to tell their handlers.
+	loses bool
 	// mortal: processes die by themselves and are started again.
 	mortal bool
 

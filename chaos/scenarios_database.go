@@ -72,7 +72,7 @@ func injectTerminations(ctx context.Context, s *stage) error {
 
 func injectRestart(ctx context.Context, s *stage) error {
 	pause(ctx, s.between(500*time.Millisecond, 2*time.Second))
-	end := s.fault("restart")
+	end := s.outage("restart")
 	defer end()
 	if err := s.server.Kill(); err != nil {
 		return err
@@ -88,6 +88,7 @@ func injectRestart(ctx context.Context, s *stage) error {
 var lockable = []string{
 	"job_queue", "job_running", "job_waiting", "job_lease", "job_queue_archive", "job_queue_dlq",
 	"job_finished", "job_unique", "job_payload", "job_lane", "job_sweep", "job_worker", "job_client_id", "job_cancel",
+	"job_gated", "job_gate_hold", "job_gate_look", "job_held", "job_bound", "job_slot",
 }
 
 // lock holds a lock on a table for a while.

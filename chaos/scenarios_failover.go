@@ -104,7 +104,7 @@ func injectFailover(ctx context.Context, s *stage) error {
 	}
 	b.done = true
 	pause(ctx, s.config.seconds/3)
-	end := s.fault("failover")
+	end := s.outage("failover")
 	defer end()
 	whole := context.WithoutCancel(ctx)
 	begin := time.Now()
@@ -169,7 +169,7 @@ func injectRestore(ctx context.Context, s *stage) error {
 		return err
 	}
 	pause(whole, s.between(time.Second, 3*time.Second))
-	end := s.fault("restore")
+	end := s.outage("restore")
 	defer end()
 	if err := s.server.Kill(); err != nil {
 		return err

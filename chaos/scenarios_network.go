@@ -6,7 +6,10 @@ import (
 )
 
 func init() {
-	addScenario(scenario{name: "blackhole-beats", order: 6, about: "heartbeat connections are cut off without a word, for up to three leases", inject: injectBlackhole(forBeats)})
+	addScenario(scenario{
+		name: "blackhole-beats", order: 6, about: "heartbeat connections are cut off without a word, for up to three leases", loses: true,
+		workloads: []string{"lasting"}, inject: injectBlackhole(forBeats),
+	})
 	addScenario(scenario{name: "blackhole-control", order: 6, about: "claims and outcomes are cut off without a word", inject: injectBlackhole(forControl)})
 	addScenario(scenario{name: "blackhole", order: 6, about: "one process, or all of them, is cut off without a word", inject: injectBlackhole(anyPurpose)})
 	addScenario(scenario{name: "latency", order: 7, about: "the network is late by up to 0.3 s, and stalls for up to 3 s", inject: injectLatency})
@@ -20,11 +23,14 @@ func init() {
 func injectBlackhole(only purpose) func(context.Context, *stage) error {
 	names := map[purpose]string{anyPurpose: "everything", forBeats: "beats", forControl: "control"}
 	return func(ctx context.Context, s *stage) error {
-		victims, whose := []*place{s.someone()}, "one"
+		victims, note, whose := []*place{s.someone()}, s.fault, "one"
 		if s.rand.IntN(3) == 0 {
 			victims, whose = s.all(), "all"
+			if only != forBeats {
+				note = s.outage
+			}
 		}
-		end := s.fault("blackhole of %s, %s", names[only], whose)
+		end := note("blackhole of %s, %s", names[only], whose)
 		for _, p := range victims {
 			p.proxy.set(trouble{only: only, swallow: true})
 		}

@@ -48,7 +48,7 @@ func injectKills(ctx context.Context, s *stage) error {
 	var end func()
 	switch s.rand.IntN(5) {
 	case 0: // all at once
-		end = s.fault("kill all")
+		end = s.outage("kill all")
 		for _, p := range s.workers {
 			s.signal(p, syscall.SIGKILL, true)
 		}
@@ -92,11 +92,11 @@ func injectKills(ctx context.Context, s *stage) error {
 }
 
 func injectStops(ctx context.Context, s *stage) error {
-	end := s.fault("stop")
-	victims := []*place{s.someone()}
+	victims, note := []*place{s.someone()}, s.fault
 	if s.rand.IntN(4) == 0 {
-		victims = s.all() // the whole fleet
+		victims, note = s.all(), s.outage // the whole fleet
 	}
+	end := note("stop")
 	for _, p := range victims {
 		s.signal(p, syscall.SIGSTOP, false)
 	}

@@ -204,7 +204,15 @@ func (s *stage) urlVia(p *proxy) string {
 
 // fault notes a fault from now until the returned function is called.
 func (s *stage) fault(format string, args ...any) (end func()) {
-	f := span{what: fmt.Sprintf(format, args...), begin: time.Now()}
+	return s.note(span{what: fmt.Sprintf(format, args...), begin: time.Now()})
+}
+
+// outage is fault for one in which no worker can sweep, or claim anything.
+func (s *stage) outage(format string, args ...any) (end func()) {
+	return s.note(span{what: fmt.Sprintf(format, args...), begin: time.Now(), outage: true})
+}
+
+func (s *stage) note(f span) (end func()) {
 	return func() {
 		f.end = time.Now()
 		s.mu.Lock()
@@ -312,7 +320,7 @@ func (s *stage) settleDown(ctx context.Context) (found []violation) {
 
 // history gathers all that is known.
 func (s *stage) history(ctx context.Context) (h *history, err error) {
-	h = &history{setup: s.setup, strict: s.scenario.strict, quiet: time.Now()}
+	h = &history{setup: s.setup, strict: s.scenario.strict, loses: s.scenario.loses, quiet: time.Now()}
 	s.mu.Lock()
 	h.lives, h.faults, h.rewind = append(h.lives, s.lives...), s.faults, s.rewind
 	s.mu.Unlock()

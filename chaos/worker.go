@@ -141,8 +141,10 @@ func must(err error) {
 func describe(ctx context.Context, err error) string {
 	cause := context.Cause(ctx)
 	switch {
-	case err == nil:
+	case err == nil && ctx.Err() == nil:
 		return runOK
+	case err == nil:
+		return runLate
 	case errors.Is(cause, simplequeue.ErrLeaseLost):
 		return runLost
 	case errors.Is(cause, simplequeue.ErrShutdown):

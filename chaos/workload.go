@@ -26,6 +26,10 @@ type workload struct {
 	handle func(ctx context.Context, w *worker, job *simplequeue.Job, p payload) error
 	// check verifies what only this workload promises; nil for nothing.
 	check func(h *history) []violation
+	// inTx: its handlers complete their jobs in transactions of their own.
+	inTx bool
+	// deaf: its handlers do not look at their contexts.
+	deaf bool
 	// special: only for the scenarios that name it.
 	special bool
 }

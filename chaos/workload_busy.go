@@ -9,7 +9,7 @@ import (
 )
 
 // Jobs that compute without a pause, without a look at their context.
-var busy = register(workload{name: "busy", special: true, every: 300 * time.Millisecond, permits: 3, handle: handleBusy})
+var busy = register(workload{name: "busy", special: true, every: 300 * time.Millisecond, permits: 3, deaf: true, handle: handleBusy})
 
 func init() {
 	busy.produce = func(ctx context.Context, p *producer, r *rand.Rand) {

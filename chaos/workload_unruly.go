@@ -14,7 +14,7 @@ import (
 // Jobs whose first attempt misbehaves and whose second is good; but for those
 // that never return, of which there are few, for each keeps its permit.
 var unruly = register(workload{
-	name: "unruly", special: true, ends: []string{"completed", "failed"}, every: 150 * time.Millisecond, handle: handleUnruly, check: checkUnruly,
+	name: "unruly", special: true, ends: []string{"completed", "failed"}, every: 150 * time.Millisecond, deaf: true, handle: handleUnruly, check: checkUnruly,
 })
 
 const mostNever = 3
