@@ -106,10 +106,25 @@ func loadFinals(ctx context.Context, db *pgxpool.Pool) ([]final, error) {
 	})
 }
 
+// loadEffects counts what the handlers of each job have written in the
+// transactions that complete it.
+func loadEffects(ctx context.Context, db *pgxpool.Pool) (map[uuid.UUID]int, error) {
+	rows, err := db.Query(ctx, "SELECT job, count(*) FROM chaos.effect GROUP BY job")
+	if err != nil {
+		return nil, err
+	}
+	found := map[uuid.UUID]int{}
+	var job uuid.UUID
+	var n int
+	_, err = pgx.ForEachRow(rows, []any{&job, &n}, func() error { found[job] = n; return nil })
+	return found, err
+}
+
 // emptyWhenQuiet are the tables, or parts of tables, in which a queue without
 // live jobs has no rows.
 var emptyWhenQuiet = []string{
 	"job_queue", "job_waiting", running, finished, "job_lease", "job_cancel", "job_payload", "job_unique", "job_fingerprint",
+	"job_gated", "job_gate_hold", "job_gate_look", "job_held", "job_slot WHERE job_id IS NOT NULL",
 }
 
 // loadLeftovers counts the rows of emptyWhenQuiet.
@@ -162,6 +177,7 @@ type payload struct {
 	Again int    `json:"again,omitempty"` // how often to reschedule
 	Do    string `json:"do,omitempty"`
 	Fill  string `json:"fill,omitempty"`
+	Part  int    `json:"part,omitempty"` // how far its checkpoints have come
 }
 
 var noID uuid.UUID

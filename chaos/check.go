@@ -34,6 +34,7 @@ var checks = []check{
 	{"I9 leftovers", checkLeftovers},
 	{"I10 clock", checkClock},
 	{"cancel", checkCancels},
+	{"order", checkOrder},
 	{"strict", checkStrict},
 }
 

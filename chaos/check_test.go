@@ -171,6 +171,43 @@ func TestViolationsAreFound(t *testing.T) {
 				{at: at(1), place: "job_waiting", job: one, due: at(500)},
 			}, h.moves...)
 		}},
+		"two jobs of an order key at once": {"order", func(h *history) { withSuccessor(h, 4050) }},
+		"two handlers of an order key at once": {"order", func(h *history) {
+			withSuccessor(h, 4150)
+			h.runs[1].end = at(4160)
+		}},
+		"jobs of an order key the wrong way round": {"order", func(h *history) {
+			withSuccessor(h, 4150)
+			h.inserts[0].asked, h.inserts[1].answered = at(9), at(8)
+		}},
+		"jobs of a call the wrong way round": {"order", func(h *history) {
+			withSuccessor(h, 4150)
+			h.inserts[0].call, h.inserts[1].call, h.inserts[0].nth = two, two, 1
+		}},
+		"more jobs in a queue than its limit": {"I6", func(h *history) {
+			for range boundedLimit + 1 {
+				in := insertion{tag: uuid.NewString(), workload: "bounded", outcome: acked, answered: at(5)}
+				h.inserts, h.finals = append(h.inserts, in), append(h.finals, final{id: uuid.New(), tag: in.tag, workload: "bounded", state: "completed"})
+			}
+		}},
+		"a held job that runs before its commit": {"I1 loss: held", func(h *history) {
+			h.inserts[0].released, h.inserts[0].workload, h.runs[1].queue = at(4012), "held", "held"
+		}},
+		"a held job that nobody committed":           {"I1 loss: held", func(h *history) { h.inserts[0].workload = "held" }},
+		"a job that completed without what it wrote": {"I2 outcomes", func(h *history) { h.finals[0].workload = "completing" }},
+		"a job that wrote twice": {"I2 outcomes", func(h *history) {
+			h.finals[0].workload, h.effects = "completing", map[uuid.UUID]int{one: 2}
+		}},
+		"a job that wrote and is gone": {"I2 outcomes", func(h *history) { h.effects = map[uuid.UUID]int{two: 1} }},
+		"a job completed outside its handler": {"I2 outcomes", func(h *history) {
+			h.runs[1].queue, h.moves[5].at = "completing", at(4095)
+		}},
+		"a step that runs again": {"I2 outcomes", func(h *history) {
+			h.parts = []part{
+				{job: one, name: "step", process: "w1", attempt: 1, ran: at(20), saved: at(21)},
+				{job: one, name: "step", process: "w2", attempt: 2, ran: at(4020), saved: at(4021)},
+			}
+		}},
 		"a cancel that was forgotten": {"cancel", func(h *history) { h.cancels = []cancelling{{job: one, state: "cancelled", answered: at(10_000)}} }},
 		"claimed after its cancel":    {"cancel", func(h *history) { h.cancels = []cancelling{{job: one, state: "cancelling", answered: at(3000)}} }},
 		"reaped from a living worker": {"strict", func(h *history) { h.strict = true }},
@@ -212,7 +249,17 @@ func TestWhatIsAllowed(t *testing.T) {
 			h.inserts = append(h.inserts, insertion{tag: "b", workload: "plain", id: two, outcome: acked, asked: at(50), answered: at(70)})
 			h.rewind = &span{begin: at(40), end: at(60)}
 		},
-		"a row that is put back where it was": func(h *history) { h.moves = slices.Insert(h.moves, 2, h.moves[1]) },
+		"a row that is put back where it was":        func(h *history) { h.moves = slices.Insert(h.moves, 2, h.moves[1]) },
+		"a job of an order key that follows another": func(h *history) { withSuccessor(h, 4150) },
+		"a job completed in its handler": func(h *history) {
+			h.runs[1].queue, h.moves[5].at = "completing", at(4050)
+		},
+		"a step of a claim that has been lost, after it was saved": func(h *history) {
+			h.parts = []part{
+				{job: one, name: "step", process: "w2", attempt: 2, ran: at(4020), saved: at(4021)},
+				{job: one, name: "step", process: "w1", attempt: 1, ran: at(4030)},
+			}
+		},
 		"a handler that was told of its lost lease": func(h *history) {
 			h.lives[0].end, h.reports = time.Time{}, append(h.reports, report{process: "w1", at: at(59_900), free: 40, healthy: true})
 			h.runs[0].end, h.runs[0].outcome = at(7000), runLost
@@ -256,4 +303,17 @@ func TestWhatIsAllowed(t *testing.T) {
 			}
 		})
 	}
+}
+
+// withSuccessor gives job one an order key and adds another job of the key, which
+// is let in at a time.
+func withSuccessor(h *history, began int) {
+	h.inserts[0].order = "key"
+	h.inserts = append(h.inserts, insertion{tag: "b", workload: "plain", order: "key", call: two, id: two, outcome: acked, asked: at(3), answered: at(4)})
+	h.finals = append(h.finals, final{id: two, tag: "b", workload: "plain", state: "completed", attempt: 1})
+	h.moves = append(h.moves,
+		move{at: at(began), place: running, entered: true, job: two, claim: 9, nonce: 90, attempt: 1, process: "w2"},
+		move{at: at(began + 100), place: running, job: two, claim: 9, nonce: 90, attempt: 1, process: "w2"},
+		move{at: at(began + 100), place: "job_queue_archive", entered: true, job: two, attempt: 1, state: "completed", process: "w2"})
+	h.runs = append(h.runs, handlerRun{job: two, process: "w2", queue: "plain", attempt: 1, start: at(began + 1), end: at(began + 90), outcome: runOK})
 }

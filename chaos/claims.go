@@ -113,6 +113,21 @@ func (h *history) deaths() map[string]time.Time {
 	return died
 }
 
+// lifetimes are when each job was claimed first, and when it ended.
+func (h *history) lifetimes() (first, ended map[uuid.UUID]time.Time) {
+	first, ended = map[uuid.UUID]time.Time{}, map[uuid.UUID]time.Time{}
+	for i := range h.moves {
+		m := &h.moves[i]
+		switch {
+		case m.entered && m.place == running && first[m.job].IsZero():
+			first[m.job] = m.at
+		case m.entered && ends[m.place] && ended[m.job].IsZero():
+			ended[m.job] = m.at
+		}
+	}
+	return first, ended
+}
+
 // insertions are those of the jobs that are there, by their ids.
 func (h *history) insertions() map[uuid.UUID]insertion {
 	tags, ids := map[string]insertion{}, map[uuid.UUID]insertion{}

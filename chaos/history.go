@@ -25,7 +25,9 @@ type history struct {
 	runs    []handlerRun
 	moves   []move // in order, of the timeline that survived
 	finals  []final
-	reports []report // in order
+	parts   []part
+	effects map[uuid.UUID]int // rows that handlers wrote in the transactions that completed jobs
+	reports []report          // in order
 	lives   []life
 	faults  []span
 	quiet   time.Time // when the wait for quiet ended
@@ -62,13 +64,19 @@ const (
 type insertion struct {
 	tag      string // in the job's payload
 	workload string
-	key      string // the unique key
+	call     uuid.UUID // the call that it was part of
+	nth      int       // its place in the call
+	key      string    // the unique key
+	order    string    // the order key
 	delay    time.Duration
 	asked    time.Time // before the call
 	id       uuid.UUID // nil if the producer never learned it
 	outcome  string
 	holder   uuid.UUID // of a duplicate
 	answered time.Time // after the call
+	// released is when the commit of a held job was about to be asked for, zero if
+	// it never was.
+	released time.Time
 }
 
 // cancelling is a call of Cancel that was answered.
@@ -90,6 +98,15 @@ type handlerRun struct {
 	// As it began: how many handlers of its queue were inside of the process, at
 	// least, and how many permits of the queue were taken.
 	inside, permits int
+}
+
+// part is one run of a step, or of what a checkpoint follows.
+type part struct {
+	job                uuid.UUID
+	name, process      string
+	attempt, reprocess int
+	ran                time.Time
+	saved              time.Time // when the handler knew that it was, zero if it never did
 }
 
 // What a handler's run came to.

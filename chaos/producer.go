@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/simplequeue/simplequeue"
@@ -60,13 +62,13 @@ func (p *producer) add(ctx context.Context, l *workload, jobs ...simplequeue.New
 
 // announce gives each job its tag and its queue, and tells the witness.
 func (p *producer) announce(ctx context.Context, l *workload, jobs []simplequeue.NewJob) []insertion {
-	all := make([]insertion, len(jobs))
+	all, call := make([]insertion, len(jobs)), uuid.New()
 	for i := range jobs {
 		j := &jobs[i]
 		load, _ := j.Payload.(payload)
 		load.Tag = uuid.NewString()
 		j.Payload, j.Queue = load, l.name
-		all[i] = insertion{tag: load.Tag, workload: l.name, key: j.UniqueKey, delay: j.Delay, id: j.ID}
+		all[i] = insertion{tag: load.Tag, workload: l.name, call: call, nth: i, key: j.UniqueKey, order: j.OrderKey, delay: j.Delay, id: j.ID}
 	}
 	must(p.witness.asks(ctx, all))
 	return all
@@ -91,4 +93,45 @@ func (p *producer) conclude(ctx context.Context, all []insertion, results []simp
 	}
 	must(p.witness.answers(ctx, all))
 	return ids
+}
+
+// became notes what became of all jobs of an insert.
+func (p *producer) became(ctx context.Context, all []insertion, outcome string) {
+	for i := range all {
+		all[i].outcome = outcome
+	}
+	must(p.witness.answers(ctx, all))
+}
+
+var (
+	errRolledBack    = errors.New("rolled back")
+	errCommitUnknown = errors.New("outcome of the commit unknown")
+)
+
+// transact does something in a transaction and commits it, or rolls it back. It
+// returns nil if it was committed, errRolledBack if it was to be rolled back,
+// errCommitUnknown, or why it was not committed.
+func (p *producer) transact(ctx context.Context, back bool, do func(ctx context.Context, tx pgx.Tx) error) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	tx, err := p.pool.Begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
+	if err := do(ctx, tx); err != nil {
+		return err
+	}
+	if back {
+		if err := tx.Rollback(ctx); err != nil {
+			return err // the connection is gone, and the transaction with it
+		}
+		return errRolledBack
+	}
+	err = tx.Commit(ctx)
+	var answer *pgconn.PgError
+	if err == nil || errors.Is(err, pgx.ErrTxCommitRollback) || errors.As(err, &answer) && answer.Severity == "ERROR" {
+		return err
+	}
+	return errCommitUnknown
 }

@@ -98,6 +98,15 @@ func (s *stage) build(ctx context.Context, witnesses *pgserver.Server) (err erro
 	if err := installAudit(ctx, s.db); err != nil {
 		return err
 	}
+	for _, name := range s.setup.Workloads {
+		l := findWorkload(name)
+		if l.prepare == "" {
+			continue
+		}
+		if _, err := s.db.Exec(ctx, l.prepare); err != nil {
+			return fmt.Errorf("prepare for %s: %w", name, err)
+		}
+	}
 	if s.target, err = hostOf(s.url); err != nil {
 		return err
 	}
@@ -331,6 +340,9 @@ func (s *stage) history(ctx context.Context) (h *history, err error) {
 		return nil, err
 	}
 	if h.finals, err = loadFinals(ctx, s.db); err != nil {
+		return nil, err
+	}
+	if h.effects, err = loadEffects(ctx, s.db); err != nil {
 		return nil, err
 	}
 	if h.leftovers, err = loadLeftovers(ctx, s.db); err != nil {

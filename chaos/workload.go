@@ -26,6 +26,8 @@ type workload struct {
 	handle func(ctx context.Context, w *worker, job *simplequeue.Job, p payload) error
 	// check verifies what only this workload promises; nil for nothing.
 	check func(h *history) []violation
+	// prepare is SQL that is run in the database under test before all else.
+	prepare string
 	// inTx: its handlers complete their jobs in transactions of their own.
 	inTx bool
 	// deaf: its handlers do not look at their contexts.

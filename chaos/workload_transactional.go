@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/simplequeue/simplequeue"
 )
@@ -28,51 +27,19 @@ func produceTransactional(ctx context.Context, p *producer, r *rand.Rand) {
 	}
 	back, dwell := r.IntN(3) == 0, time.Duration(r.IntN(30))*time.Millisecond
 	all := p.announce(ctx, transactional, jobs)
-	results, err := p.within(ctx, jobs, back, dwell)
+	var results []simplequeue.Inserted
+	err := p.transact(ctx, back, func(ctx context.Context, tx pgx.Tx) (err error) {
+		if results, err = p.queue.InsertManyTx(ctx, tx, jobs); err == nil {
+			pause(ctx, dwell)
+		}
+		return err
+	})
 	switch {
 	case errors.Is(err, errRolledBack):
-		for i := range all {
-			all[i].outcome = rolledBack
-		}
-		must(p.witness.answers(ctx, all))
+		p.became(ctx, all, rolledBack)
 	case errors.Is(err, errCommitUnknown):
-		must(p.witness.answers(ctx, all)) // in doubt
+		p.became(ctx, all, inDoubt)
 	default:
 		p.conclude(ctx, all, results, err)
 	}
-}
-
-var (
-	errRolledBack    = errors.New("rolled back")
-	errCommitUnknown = errors.New("outcome of the commit unknown")
-)
-
-func (p *producer) within(ctx context.Context, jobs []simplequeue.NewJob, back bool, dwell time.Duration) ([]simplequeue.Inserted, error) {
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	tx, err := p.pool.Begin(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
-	results, err := p.queue.InsertManyTx(ctx, tx, jobs)
-	if err != nil {
-		return nil, err
-	}
-	pause(ctx, dwell)
-	if back {
-		if err := tx.Rollback(ctx); err != nil {
-			return nil, err // the connection is gone, and the transaction with it
-		}
-		return nil, errRolledBack
-	}
-	err = tx.Commit(ctx)
-	var answer *pgconn.PgError
-	switch {
-	case err == nil:
-		return results, nil
-	case errors.Is(err, pgx.ErrTxCommitRollback) || errors.As(err, &answer) && answer.Severity == "ERROR":
-		return nil, err
-	}
-	return nil, errCommitUnknown
 }

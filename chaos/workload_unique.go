@@ -10,8 +10,9 @@ import (
 )
 
 // Jobs with few keys, so that most inserts meet a holder, in calls of one or
-// several. The queue of their fingerprint is looked at by the reaper.
-var unique = register(workload{name: "unique", every: 60 * time.Millisecond, handle: handleUnique})
+// several, and some fail once: the key is held through it. The queue of their
+// fingerprint is looked at by the reaper.
+var unique = register(workload{name: "unique", every: 60 * time.Millisecond, handle: handleFailing})
 
 func init() {
 	unique.produce = func(ctx context.Context, p *producer, r *rand.Rand) {
@@ -24,12 +25,4 @@ func init() {
 		}
 		p.add(ctx, unique, jobs...)
 	}
-}
-
-// handleUnique fails an attempt now and then: the key is held through it.
-func handleUnique(ctx context.Context, _ *worker, job *simplequeue.Job, p payload) error {
-	if job.Attempt <= p.Fails {
-		return fmt.Errorf("fails attempt %d", job.Attempt)
-	}
-	return work(ctx, p)
 }
