@@ -156,6 +156,23 @@ func loadBytes(ctx context.Context, db *pgxpool.Pool) (map[string]int64, error) 
 	return found, err
 }
 
+// loadConnections counts the connections of each worker.
+func loadConnections(ctx context.Context, db *pgxpool.Pool) (map[string]int, error) {
+	rows, err := db.Query(ctx, `
+		SELECT application_name, count(*)
+		FROM pg_stat_activity
+		WHERE datname = current_database() AND starts_with(application_name, 'worker')
+		GROUP BY application_name`)
+	if err != nil {
+		return nil, err
+	}
+	found := map[string]int{}
+	var name string
+	var n int
+	_, err = pgx.ForEachRow(rows, []any{&name, &n}, func() error { found[name] = n; return nil })
+	return found, err
+}
+
 // stillLive lists live jobs, by queue and state, for people.
 func stillLive(ctx context.Context, db *pgxpool.Pool) ([]string, error) {
 	rows, err := db.Query(ctx, `

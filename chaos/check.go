@@ -33,6 +33,7 @@ var checks = []check{
 	{"I8 service", checkService},
 	{"I9 leftovers", checkLeftovers},
 	{"I10 clock", checkClock},
+	{"growth", checkGrowth},
 	{"cancel", checkCancels},
 	{"order", checkOrder},
 	{"strict", checkStrict},

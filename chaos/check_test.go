@@ -208,6 +208,15 @@ func TestViolationsAreFound(t *testing.T) {
 				{job: one, name: "step", process: "w2", attempt: 2, ran: at(4020), saved: at(4021)},
 			}
 		}},
+		"a worker that has ever more goroutines": {"growth", func(h *history) {
+			h.reports = append([]report{{process: "w2", at: at(-300_000), goroutines: 50}}, h.reports...)
+			h.reports[1].goroutines = 151
+		}},
+		"a worker that has ever more memory": {"growth", func(h *history) {
+			h.reports = append([]report{{process: "w2", at: at(-300_000), memory: 1 << 20}}, h.reports...)
+			h.reports[1].memory = 1<<20 + moreMemory + 1
+		}},
+		"connections that are kept":   {"growth", func(h *history) { h.connections = map[string]int{"w2": 7} }},
 		"a cancel that was forgotten": {"cancel", func(h *history) { h.cancels = []cancelling{{job: one, state: "cancelled", answered: at(10_000)}} }},
 		"claimed after its cancel":    {"cancel", func(h *history) { h.cancels = []cancelling{{job: one, state: "cancelling", answered: at(3000)}} }},
 		"reaped from a living worker": {"strict", func(h *history) { h.strict = true }},

@@ -35,6 +35,8 @@ type history struct {
 	quietAfter time.Duration
 	leftovers  map[string]int // rows of tables that a quiet queue leaves empty
 	bytes      map[string]int64
+	// connections are those of each worker at rest.
+	connections map[string]int
 }
 
 // span is a time.
@@ -185,6 +187,8 @@ type report struct {
 	healthy                bool
 	problems               string
 	reaped, lost, givenOff int64
+	goroutines             int
+	memory                 int64 // bytes that the process has from the system
 }
 
 // life is a process from its start to its end.

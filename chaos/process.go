@@ -100,7 +100,7 @@ func (s *stage) watch(p *process) {
 // ranOutOfMemory reports whether that is how a process ended, by its log.
 func (s *stage) ranOutOfMemory(name string) bool {
 	text, err := os.ReadFile(filepath.Join(s.logs, name+".log"))
-	return err == nil && (bytes.Contains(text, []byte("out of memory")) || bytes.Contains(text, []byte("cannot allocate memory")))
+	return err == nil && (bytes.Contains(text, []byte("out of memory")) || bytes.Contains(text, []byte("cannot allocate memory")) || bytes.Contains(text, []byte("failed to create new OS thread")))
 }
 
 // killed reports whether a process ended by SIGKILL.

@@ -38,7 +38,7 @@ func serverOnSmallDisk(ctx context.Context, s *stage) error {
 	if err := os.Setenv("TMPDIR", dir); err != nil {
 		return err
 	}
-	err = ownServer(ctx, s)
+	err = ownServer(nil)(ctx, s)
 	if had {
 		return errors.Join(err, os.Setenv("TMPDIR", before))
 	}

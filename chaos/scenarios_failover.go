@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"maps"
 	"net/url"
 	"time"
 
@@ -11,28 +12,32 @@ import (
 
 func init() {
 	addScenario(scenario{
-		name: "failover", order: 14, about: "the primary is stopped and its synchronous standby promoted", server: ownServer,
+		name: "failover", order: 14, about: "the primary is stopped and its synchronous standby promoted", server: ownServer(nil),
 		prepare: prepareStandby(true), inject: injectFailover,
 	})
 	addScenario(scenario{
-		name: "failover-async", order: 14, about: "the primary is stopped and a standby promoted that lacks the last seconds", server: ownServer,
+		name: "failover-async", order: 14, about: "the primary is stopped and a standby promoted that lacks the last seconds", server: ownServer(nil),
 		prepare: prepareStandby(false), inject: injectFailover, workloads: []string{"lasting"},
 	})
 	addScenario(scenario{
-		name: "restore", order: 15, about: "the server is lost and a base backup made under load takes its place", server: ownServer,
+		name: "restore", order: 15, about: "the server is lost and a base backup made under load takes its place", server: ownServer(nil),
 		prepare: prepareRestore, inject: injectRestore, workloads: []string{"lasting"},
 	})
 }
 
-// ownServer starts a server that the scenario may lose.
-func ownServer(ctx context.Context, s *stage) error {
-	server, err := pgserver.Start(ctx, pgserver.Options{Controllable: true, Settings: serverSettings})
-	if err != nil {
-		return err
+// ownServer starts a server that the scenario may lose, with settings of its own.
+func ownServer(settings map[string]string) func(context.Context, *stage) error {
+	all := maps.Clone(serverSettings)
+	maps.Copy(all, settings)
+	return func(ctx context.Context, s *stage) error {
+		server, err := pgserver.Start(ctx, pgserver.Options{Controllable: true, Settings: all})
+		if err != nil {
+			return err
+		}
+		s.server = server
+		s.cleanup(server.Stop)
+		return nil
 	}
-	s.server = server
-	s.cleanup(server.Stop)
-	return nil
 }
 
 // standby is what a failover scenario keeps between its steps.

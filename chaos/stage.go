@@ -348,6 +348,9 @@ func (s *stage) history(ctx context.Context) (h *history, err error) {
 	if h.leftovers, err = loadLeftovers(ctx, s.db); err != nil {
 		return nil, err
 	}
+	if h.connections, err = loadConnections(ctx, s.db); err != nil {
+		return nil, err
+	}
 	h.bytes, err = loadBytes(ctx, s.db)
 	return h, err
 }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"runtime/metrics"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -163,6 +164,7 @@ func (w *worker) report(ctx context.Context) {
 			process: w.setup.Name, running: s.Running, stuck: s.Stuck, free: s.FreePermits, handlers: int(w.handlers.Load()),
 			payloadBytes: s.PayloadBytes, healthy: health.OK, problems: strings.Join(health.Problems, "; "),
 			reaped: s.Reaped, lost: s.LeasesLost, givenOff: s.GivenBack,
+			goroutines: runtime.NumGoroutine(), memory: memoryInUse(),
 		}
 		for _, q := range s.Queues {
 			r.inFlight += q.InFlight
@@ -172,6 +174,13 @@ func (w *worker) report(ctx context.Context) {
 			must(err)
 		}
 	}
+}
+
+// memoryInUse is how many bytes the process has from the system.
+func memoryInUse() int64 {
+	samples := []metrics.Sample{{Name: "/memory/classes/total:bytes"}, {Name: "/memory/classes/heap/released:bytes"}}
+	metrics.Read(samples)
+	return int64(samples[0].Value.Uint64() - samples[1].Value.Uint64())
 }
 
 // shiftPermits changes how many jobs of this and that queue may run, as fast as
