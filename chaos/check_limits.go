@@ -48,6 +48,9 @@ func checkLimits(h *history) (found []violation) {
 		if r := &h.runs[i]; r.inside > r.permits {
 			found = append(found, h.breach("I6 limits", r.job, "%s ran %d jobs of %s, with %d permits taken", r.process, r.inside, r.queue, r.permits))
 		}
+		if r := &h.runs[i]; r.limit > 0 && r.inside > r.limit {
+			found = append(found, h.breach("I6 limits", r.job, "%s ran %d jobs of %s, with permits lowered to %d", r.process, r.inside, r.queue, r.limit))
+		}
 	}
 	died := h.deaths()
 	type place struct{ process, queue string }

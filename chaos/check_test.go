@@ -135,7 +135,8 @@ func TestViolationsAreFound(t *testing.T) {
 				h.runs = append(h.runs, overlapping(q, 9)...)
 			}
 		}},
-		"a handler without a permit": {"I6", func(h *history) { h.runs[0].inside, h.runs[0].permits = 2, 1 }},
+		"a handler without a permit":                 {"I6", func(h *history) { h.runs[0].inside, h.runs[0].permits = 2, 1 }},
+		"a handler beyond permits that were lowered": {"I6", func(h *history) { h.runs[0].inside, h.runs[0].permits, h.runs[0].limit = 2, 2, 1 }},
 		"two jobs with one key": {"I7 uniqueness", func(h *history) {
 			h.moves[0].key = "plain/k"
 			h.moves = append(h.moves, move{n: 9, at: at(3000), place: "job_waiting", entered: true, job: two, key: "plain/k"},

@@ -98,8 +98,8 @@ type handlerRun struct {
 	end                       time.Time // zero if it never ended
 	outcome                   string
 	// As it began: how many handlers of its queue were inside of the process, at
-	// least, and how many permits of the queue were taken.
-	inside, permits int
+	// least, how many permits of the queue were taken, and how many there were.
+	inside, permits, limit int
 }
 
 // part is one run of a step, or of what a checkpoint follows.

@@ -40,6 +40,7 @@ CREATE TABLE run (
     crash      integer     NOT NULL,
     inside     integer     NOT NULL,
     permits    integer     NOT NULL,
+    most       integer     NOT NULL,
     started_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     ended_at   timestamptz,
     outcome    text        NOT NULL DEFAULT ''
@@ -133,8 +134,8 @@ func (w *witness) cancelled(ctx context.Context, c cancelling) error {
 }
 
 func (w *witness) starts(ctx context.Context, run uuid.UUID, r handlerRun) error {
-	_, err := w.db.Exec(ctx, "INSERT INTO run (run, job, process, queue, attempt, reprocess, crash, inside, permits) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
-		run, r.job, r.process, r.queue, r.attempt, r.reprocess, r.crash, r.inside, r.permits)
+	_, err := w.db.Exec(ctx, "INSERT INTO run (run, job, process, queue, attempt, reprocess, crash, inside, permits, most) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+		run, r.job, r.process, r.queue, r.attempt, r.reprocess, r.crash, r.inside, r.permits, r.limit)
 	return err
 }
 
@@ -197,12 +198,12 @@ func (w *witness) load(ctx context.Context, h *history) error {
 	if err != nil {
 		return err
 	}
-	if rows, err = w.db.Query(ctx, "SELECT job, process, queue, attempt, reprocess, crash, inside, permits, started_at, ended_at, outcome FROM run ORDER BY started_at"); err != nil {
+	if rows, err = w.db.Query(ctx, "SELECT job, process, queue, attempt, reprocess, crash, inside, permits, most, started_at, ended_at, outcome FROM run ORDER BY started_at"); err != nil {
 		return err
 	}
 	h.runs, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (r handlerRun, err error) {
 		var end *time.Time
-		err = row.Scan(&r.job, &r.process, &r.queue, &r.attempt, &r.reprocess, &r.crash, &r.inside, &r.permits, &r.start, &end, &r.outcome)
+		err = row.Scan(&r.job, &r.process, &r.queue, &r.attempt, &r.reprocess, &r.crash, &r.inside, &r.permits, &r.limit, &r.start, &end, &r.outcome)
 		r.end = orZero(end)
 		return r, err
 	})

@@ -71,6 +71,7 @@ type worker struct {
 	pool     *pgxpool.Pool
 	queue    *simplequeue.SimpleQueue
 	handlers atomic.Int64 // begun and not returned
+	narrowed narrowed
 }
 
 func (w *worker) run(ctx context.Context) (err error) {
@@ -97,6 +98,7 @@ func (w *worker) run(ctx context.Context) (err error) {
 	go w.report(reporting)
 	if w.setup.ShiftPermits {
 		go w.shiftPermits(reporting)
+		go w.narrowCrowd(reporting)
 	}
 	return w.queue.Run(ctx)
 }
@@ -111,13 +113,15 @@ func (w *worker) handler(l *workload) simplequeue.Handler {
 		// one of them at that moment.
 		before := entered.Add(1)
 		defer left.Add(1)
+		limit := w.limit(l)
 		permits := w.queue.Stats().Queues[l.name].Running
 		inside := before - left.Load()
+		limit = max(limit, w.limit(l)) // it may have been raised meanwhile
 		run, outcome := uuid.New(), runPanicked
 		apart := context.WithoutCancel(ctx)
 		must(w.witness.starts(apart, run, handlerRun{
 			job: job.ID, process: w.setup.Name, queue: job.Queue, attempt: job.Attempt, reprocess: job.ReprocessCount, crash: job.CrashCount,
-			inside: int(inside), permits: permits,
+			inside: int(inside), permits: permits, limit: limit,
 		}))
 		defer func() { must(w.witness.endsRun(apart, run, outcome)) }()
 		err := l.handle(ctx, w, job, p)
@@ -181,19 +185,6 @@ func memoryInUse() int64 {
 	samples := []metrics.Sample{{Name: "/memory/classes/total:bytes"}, {Name: "/memory/classes/heap/released:bytes"}}
 	metrics.Read(samples)
 	return int64(samples[0].Value.Uint64() - samples[1].Value.Uint64())
-}
-
-// shiftPermits changes how many jobs of this and that queue may run, as fast as
-// claims are made, so that some arrive when the permits that they were made for
-// are gone.
-func (w *worker) shiftPermits(ctx context.Context) {
-	chance := rand.New(rand.NewPCG(w.setup.Seed, 2))
-	for pause(ctx, time.Duration(1+chance.IntN(10))*time.Millisecond) {
-		name := w.setup.Workloads[chance.IntN(len(w.setup.Workloads))]
-		if err := w.queue.SetQueuePermits(name, 1+chance.IntN(w.setup.permits(name))); err != nil {
-			fmt.Fprintln(os.Stderr, "chaos: permits:", err)
-		}
-	}
 }
 
 // pause waits, and reports false when ctx has ended.
