@@ -178,17 +178,17 @@ type final struct {
 
 // report is what a worker says of itself.
 type report struct {
-	process                string
-	at                     time.Time
-	running, stuck, free   int
-	inFlight, permits      int // claims; permits of queues in use
-	handlers               int // that have begun and not returned
-	payloadBytes           int64
-	healthy                bool
-	problems               string
-	reaped, lost, givenOff int64
-	goroutines             int
-	memory                 int64 // bytes that the process has from the system
+	process              string
+	at                   time.Time
+	running, stuck, free int
+	inFlight, permits    int // claims; permits of queues in use
+	handlers             int // that have begun and not returned
+	payloadBytes         int64
+	healthy              bool
+	problems             string
+	lost, givenOff       int64
+	goroutines           int
+	memory               int64 // bytes that the process has from the system
 }
 
 // life is a process from its start to its end.

@@ -24,6 +24,8 @@ type result struct {
 	RecoveryMax float64 `json:"recovery_max_s"`
 	RecoveryP99 float64 `json:"recovery_p99_s"`
 	Reruns      int     `json:"reruns"`         // handlers that ran for nothing
+	LeasesLost  int64   `json:"leases_lost"`    // of which workers that live have learned
+	GivenBack   int64   `json:"given_back"`     // claims, by workers
 	InDoubt     int     `json:"in_doubt"`       // inserts whose outcome their callers never learned
 	Rewound     int     `json:"rewound"`        // acknowledged inserts that a failover or restore has lost
 	ServedAfter float64 `json:"served_after_s"` // from the end of an outage to the first job that completed, at most
@@ -42,6 +44,14 @@ func resultOf(sc *scenario, seed uint64, h *history, found []violation) result {
 	if r.Recovered = len(all); r.Recovered > 0 {
 		r.RecoveryMax = round(all[len(all)-1].took)
 		r.RecoveryP99 = round(all[int(math.Ceil(0.99*float64(len(all))))-1].took)
+	}
+	last := map[string]report{}
+	for _, p := range h.reports {
+		last[p.process] = p
+	}
+	for _, p := range last {
+		r.LeasesLost += p.lost
+		r.GivenBack += p.givenOff
 	}
 	served, _ := h.servedAfter()
 	r.ServedAfter = round(served)

@@ -67,7 +67,6 @@ CREATE TABLE report (
     payload   bigint      NOT NULL,
     healthy   boolean     NOT NULL,
     problems  text        NOT NULL,
-    reaped    bigint      NOT NULL,
     lost      bigint      NOT NULL,
     given_off bigint      NOT NULL,
     goroutines integer    NOT NULL,
@@ -165,9 +164,9 @@ func (w *witness) hasRun(ctx context.Context, id, job uuid.UUID, name string) (k
 
 func (w *witness) reports(ctx context.Context, r report) error {
 	_, err := w.db.Exec(ctx, `
-		INSERT INTO report (process, running, stuck, free, in_flight, permits, handlers, payload, healthy, problems, reaped, lost, given_off, goroutines, memory)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)`,
-		r.process, r.running, r.stuck, r.free, r.inFlight, r.permits, r.handlers, r.payloadBytes, r.healthy, r.problems, r.reaped, r.lost, r.givenOff, r.goroutines, r.memory)
+		INSERT INTO report (process, running, stuck, free, in_flight, permits, handlers, payload, healthy, problems, lost, given_off, goroutines, memory)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)`,
+		r.process, r.running, r.stuck, r.free, r.inFlight, r.permits, r.handlers, r.payloadBytes, r.healthy, r.problems, r.lost, r.givenOff, r.goroutines, r.memory)
 	return err
 }
 
@@ -222,11 +221,11 @@ func (w *witness) load(ctx context.Context, h *history) error {
 	if err != nil {
 		return err
 	}
-	if rows, err = w.db.Query(ctx, "SELECT process, at, running, stuck, free, in_flight, permits, handlers, payload, healthy, problems, reaped, lost, given_off, goroutines, memory FROM report ORDER BY at"); err != nil {
+	if rows, err = w.db.Query(ctx, "SELECT process, at, running, stuck, free, in_flight, permits, handlers, payload, healthy, problems, lost, given_off, goroutines, memory FROM report ORDER BY at"); err != nil {
 		return err
 	}
 	h.reports, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (r report, err error) {
-		err = row.Scan(&r.process, &r.at, &r.running, &r.stuck, &r.free, &r.inFlight, &r.permits, &r.handlers, &r.payloadBytes, &r.healthy, &r.problems, &r.reaped, &r.lost, &r.givenOff, &r.goroutines, &r.memory)
+		err = row.Scan(&r.process, &r.at, &r.running, &r.stuck, &r.free, &r.inFlight, &r.permits, &r.handlers, &r.payloadBytes, &r.healthy, &r.problems, &r.lost, &r.givenOff, &r.goroutines, &r.memory)
 		return r, err
 	})
 	return err

@@ -167,7 +167,7 @@ func (w *worker) report(ctx context.Context) {
 		r := report{
 			process: w.setup.Name, running: s.Running, stuck: s.Stuck, free: s.FreePermits, handlers: int(w.handlers.Load()),
 			payloadBytes: s.PayloadBytes, healthy: health.OK, problems: strings.Join(health.Problems, "; "),
-			reaped: s.Reaped, lost: s.LeasesLost, givenOff: s.GivenBack,
+			lost: s.LeasesLost, givenOff: s.GivenBack,
 			goroutines: runtime.NumGoroutine(), memory: memoryInUse(),
 		}
 		for _, q := range s.Queues {
