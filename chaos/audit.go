@@ -176,7 +176,7 @@ func loadConnections(ctx context.Context, db *pgxpool.Pool) (map[string]int, err
 // stillLive lists live jobs, by queue and state, for people.
 func stillLive(ctx context.Context, db *pgxpool.Pool) ([]string, error) {
 	rows, err := db.Query(ctx, `
-		SELECT format('%s %s %s: %s, e.g. %s, due in %s, crashes %s', queue, state, coalesce(reason, ''), count(*), (array_agg(id))[1], min(run_at) - clock_timestamp(), max(crash_count))
+		SELECT format('%s %s %s: %s, e.g. %s, due in %s, crashes %s', queue, state, coalesce(reason, ''), count(*), (array_agg(id))[1], min(nullif(run_at, 'infinity')) - clock_timestamp(), max(crash_count))
 		FROM simplequeue.job_live
 		GROUP BY queue, state, reason`)
 	if err != nil {
