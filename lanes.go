@@ -17,7 +17,7 @@ type laneBook struct {
 	byName map[string]*queueLanes
 	next   int // where the next claim starts, so that no queue is always first
 
-	suspectBusy bool // a suspect runs here; there is at most one
+	suspectBusy bool // a suspect runs here, or may; there is at most one
 
 	fullCost time.Duration // what the last read without watermark took
 

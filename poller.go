@@ -150,7 +150,7 @@ func (p *poller) turn(ctx, hard context.Context) error {
 		return err
 	}
 	p.takeHints()
-	p.book.suspectBusy = p.suspects.Load() > 0
+	p.book.suspectBusy = p.suspectBusy()
 	now := time.Now()
 	wait := min(p.book.dueIn(now), p.parkedAt.Add(p.every).Sub(now), p.lanesAt.Add(lanesEvery).Sub(now))
 	if wait > 0 {
@@ -174,7 +174,7 @@ func (p *poller) sleep(ctx context.Context, wait time.Duration) {
 	p.waiting.Store(true)
 	defer p.waiting.Store(false)
 	// A permit may have been freed before the flag was up.
-	p.book.suspectBusy = p.suspects.Load() > 0
+	p.book.suspectBusy = p.suspectBusy()
 	if p.book.dueIn(time.Now()) <= 0 {
 		return
 	}
@@ -260,6 +260,7 @@ func (p *poller) claim(ctx context.Context, permits int) (used int, err error) {
 		}
 		p.parkedAt = now
 	}
+	p.book.suspectBusy = p.suspectBusy() // one that was parked may have just begun
 	r := p.book.request(now, permits-used)
 	if len(r.probes) == 0 || r.limit == 0 {
 		return used, nil
@@ -288,6 +289,10 @@ func (p *poller) claim(ctx context.Context, permits int) (used int, err error) {
 	return used + len(jobs), nil
 }
 
+// suspectBusy reports whether a suspect runs here, or may: a claim in doubt may
+// hold one.
+func (p *poller) suspectBusy() bool { return p.suspects.Load() > 0 || len(p.doubtful) > 0 }
+
 // claimParked claims jobs of kinds known here that were parked elsewhere. The
 // kinds of a queue, in random order, share its free permits.
 func (p *poller) claimParked(ctx context.Context, permits int) (int, error) {
@@ -298,7 +303,7 @@ func (p *poller) claimParked(ctx context.Context, permits int) (int, error) {
 			sr.Queue, kinds = append(sr.Queue, queue), append(kinds, kind)
 			sr.AnyKind, sr.Budget = append(sr.AnyKind, anyKind), append(sr.Budget, int32(budget))
 			// One suspect at a time, from whichever comes first this time.
-			sr.Suspect = append(sr.Suspect, len(kinds) == 1 && p.suspects.Load() == 0)
+			sr.Suspect = append(sr.Suspect, len(kinds) == 1 && !p.suspectBusy())
 		}
 	}
 	for i := range p.book.queues {

@@ -347,6 +347,69 @@ func TestClaimsInDoubtAreAdopted(t *testing.T) {
 	}
 }
 
+// asksForSuspect reports whether a claim takes a suspect if there is one.
+func asksForSuspect(r store.ClaimRequest) bool {
+	return slices.Contains(r.Lane, store.SuspectLane) || slices.Contains(r.Suspect, true)
+}
+
+// TestOneSuspectAtATime: while one suspect runs, and while a claim is in doubt
+// that may hold one, no claim takes another, from its lane or parked.
+func TestOneSuspectAtATime(t *testing.T) {
+	t.Parallel()
+	for _, inDoubt := range []string{"", "claim", "parked"} {
+		t.Run("in doubt "+inDoubt, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				f := &fakeClaimer{lanes: []store.Lane{{Queue: "a"}}}
+				p := newTestPoller(t, f, Options{
+					PollInterval: 100 * time.Millisecond,
+					Handlers:     []Handler{NewMux("a").HandleFunc("k", func(context.Context, *Job) error { return nil })},
+				})
+				running, ran, lost := 0, 0, int64(0) // in the database; the nonce of the claim in doubt
+				take := func(what string, r store.ClaimRequest) (jobs []store.Claimed, err error) {
+					if !asksForSuspect(r) {
+						return nil, nil
+					}
+					if running++; running > 1 {
+						t.Errorf("%s takes a suspect while there is one", what)
+					}
+					if what == inDoubt && ran >= 3 && lost == 0 {
+						lost = r.Nonce
+						return nil, io.ErrUnexpectedEOF
+					}
+					return []store.Claimed{f.job("a", "k", store.SuspectLane)}, nil
+				}
+				f.claim = func(r store.ClaimRequest) ([]store.Claimed, error) { return take("claim", r) }
+				f.parked = func(r store.ClaimRequest, _ []string) ([]store.Claimed, error) { return take("parked", r) }
+				looks := 0
+				f.adopt = func(nonces []int64) ([]store.Claimed, error) {
+					if looks++; looks < 5 {
+						return nil, nil // it has not committed yet
+					}
+					j := f.job("a", "k", store.SuspectLane)
+					j.Nonce = nonces[0]
+					return []store.Claimed{j}, nil
+				}
+				p.dispatch = func(claims []*claim) {
+					for _, c := range claims {
+						time.AfterFunc(50*time.Millisecond, func() {
+							f.mu.Lock()
+							running--
+							ran++
+							f.mu.Unlock()
+							p.endForTest(c)
+						})
+					}
+				}
+				runFor(p, 20*time.Second)
+				if ran < 50 || inDoubt != "" && looks != 5 {
+					t.Errorf("%d suspects ran, %d looks for a claim in doubt", ran, looks)
+				}
+			})
+		})
+	}
+}
+
 // TestAClaimIsHeldBeforeItsPayloadsCome: the leases of a claim are kept from the
 // moment its answer is there, and its jobs do not wait for long for payloads that
 // do not come.
