@@ -89,8 +89,8 @@ func drainEnded(queue string, last store.Draining, err error) error {
 // poller's goroutine.
 type pauseBook struct {
 	look   atomic.Bool // read them again now
-	heeded []string    // noted in the database; sorted
-	noted  bool
+	heeded []string    // nothing is claimed from these queues; sorted
+	noted  bool        // so it is noted in the database
 }
 
 func (p *poller) lookForPauses() {
@@ -112,10 +112,14 @@ func (p *poller) heed(ctx context.Context, paused []string) error {
 		if r := p.routes.find(name); r != nil {
 			r.paused.Store(true)
 		}
+		// Known also where the rest has to wait: it is to be taken back one day.
+		if i, found := slices.BinarySearch(b.heeded, name); !found {
+			b.heeded, b.noted = slices.Insert(b.heeded, i, name), false
+		}
 	}
 	if !b.noted || !slices.Equal(paused, b.heeded) {
+		b.noted = false
 		if len(p.doubtful) > 0 {
-			b.noted = false
 			return nil
 		}
 		known, err := p.db.HeedPauses(ctx, claimLimit, p.worker, paused)

@@ -29,6 +29,7 @@ type fakeClaimer struct {
 	claim   func(store.ClaimRequest) ([]store.Claimed, error)
 	parked  func(store.ClaimRequest, []string) ([]store.Claimed, error)
 	adopt   func([]int64) ([]store.Claimed, error)
+	heed    func([]string) (bool, error)
 	payload func(limit time.Duration) (map[[16]byte]store.Payload, error)
 	claims  int // calls
 	nextID  int64
@@ -76,8 +77,11 @@ func (f *fakeClaimer) Heads(context.Context, time.Duration, []store.Lane) (store
 	panic("a queue without aging was asked for its first jobs")
 }
 
-func (f *fakeClaimer) HeedPauses(context.Context, time.Duration, uuid.UUID, []string) (bool, error) {
-	return true, nil
+func (f *fakeClaimer) HeedPauses(_ context.Context, _ time.Duration, _ uuid.UUID, queues []string) (bool, error) {
+	if f.heed == nil {
+		return true, nil
+	}
+	return f.heed(queues)
 }
 
 func (f *fakeClaimer) Lanes(_ context.Context, _ time.Duration, _ int64, add func(store.Lane)) (int64, error) {
@@ -341,6 +345,73 @@ func TestClaimsInDoubtAreAdopted(t *testing.T) {
 				}
 				if !p.global.TryAcquire(5) {
 					t.Error("permits leaked")
+				}
+			})
+		})
+	}
+}
+
+// TestAPauseThatWasNotNotedEnds: a queue is claimed from again after a pause that
+// ended before it could be noted, because a claim was in doubt or the database did
+// not take the note; and what is noted in the end is what is so.
+func TestAPauseThatWasNotNotedEnds(t *testing.T) {
+	t.Parallel()
+	for _, obstacle := range []string{"a claim in doubt", "an error"} {
+		t.Run(obstacle, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				f := &fakeClaimer{}
+				p := newTestPoller(t, f, Options{Handlers: []Handler{HandlerFunc("*", func(context.Context, *Job) error { return nil })}})
+				paused := func(queues ...string) (lanes []store.Lane) {
+					for _, queue := range []string{"a", "b"} {
+						lanes = append(lanes, store.Lane{Queue: queue})
+					}
+					for _, queue := range queues {
+						lanes = append(lanes, store.Lane{Queue: queue, Priority: store.PausedLane})
+					}
+					return lanes
+				}
+				began := time.Now()
+				since := func() time.Duration { return time.Since(began) }
+				var noted []string
+				f.heed = func(queues []string) (bool, error) {
+					noted = queues
+					if s := since(); obstacle == "an error" && s > 10*time.Second && s < 20*time.Second {
+						return false, errors.New("not now") // it may have been written
+					}
+					return true, nil
+				}
+				last := map[string]time.Duration{}
+				f.claim = func(r store.ClaimRequest) ([]store.Claimed, error) {
+					for _, queue := range r.Queue {
+						last[queue] = since()
+					}
+					if s := since(); obstacle == "a claim in doubt" && s > 8*time.Second && s < 10*time.Second {
+						return nil, io.ErrUnexpectedEOF
+					}
+					return nil, nil
+				}
+				f.lanes = paused("b")
+				set := func(at time.Duration, queues ...string) {
+					time.AfterFunc(at*time.Second, func() {
+						f.mu.Lock()
+						f.lanes = paused(queues...)
+						f.mu.Unlock()
+						p.lookForPauses()
+					})
+				}
+				set(11, "a", "b")
+				set(14) // resumed before anything could be noted
+				set(30, "b")
+				runFor(p, 40*time.Second)
+				if since := last["a"]; since < 38*time.Second {
+					t.Errorf("the queue that was resumed was last claimed from at %v of 40 s", since)
+				}
+				if since := last["b"]; since < 25*time.Second || since > 31*time.Second {
+					t.Errorf("the queue that was resumed and is paused again was last claimed from at %v", since)
+				}
+				if !slices.Equal(noted, []string{"b"}) || !p.pauses.noted {
+					t.Errorf("noted %v, %v, want b", noted, p.pauses.noted)
 				}
 			})
 		})
