@@ -339,7 +339,11 @@ func (e *engine) run(ctx context.Context) error {
 	e.stopLogging(time.Until(flushBy), stopLogging)
 	stopBeating()
 	e.sayGoodbye(o.Stop.Flush)
-	return stopError(abandoned, unwritten)
+	stuck := 0
+	if !within(idle, 0) {
+		stuck = max(0, int(e.queue.stats.running.Load())-abandoned)
+	}
+	return stopError(abandoned, stuck, unwritten)
 }
 
 // reportIdle tells that a completer with nothing to write is well.
@@ -433,10 +437,15 @@ func within(done <-chan struct{}, d time.Duration) bool {
 	}
 }
 
-func stopError(abandoned, unwritten int) error {
+// stopError says what a stop has left over: handlers whose jobs were given back,
+// others that still run, and outcomes.
+func stopError(abandoned, stuck, unwritten int) error {
 	var errs []error
 	if abandoned > 0 {
 		errs = append(errs, fmt.Errorf("simplequeue: stopped with %d handlers still running; their jobs were given back", abandoned))
+	}
+	if stuck > 0 {
+		errs = append(errs, fmt.Errorf("simplequeue: stopped with %d handlers still running that had been given up as stuck or had lost their leases", stuck))
 	}
 	if unwritten > 0 {
 		errs = append(errs, fmt.Errorf("simplequeue: stopped before %d jobs were settled; they run again when their leases expire", unwritten))

@@ -155,6 +155,43 @@ func TestHungHandlerIsAbandoned(t *testing.T) {
 	}
 }
 
+// A handler that does not return is reported by Run also where its job was settled
+// without it: given up as stuck, or lost with its lease.
+func TestStopReportsHandlersWhoseJobsTheyNoLongerHold(t *testing.T) {
+	t.Parallel()
+	for _, how := range []string{"stuck", "lost"} {
+		t.Run(how, func(t *testing.T) {
+			t.Parallel()
+			pool := pgtest.New(t)
+			release := make(chan struct{})
+			o := briefLeases(handler("hangs", func(context.Context, *simplequeue.Job) error { <-release; return nil }))
+			o.Stop, o.StuckAfter = briefStop, -1
+			if how == "stuck" {
+				o.StuckAfter = 10 * time.Millisecond
+			}
+			q := newQueue(t, pool, o)
+			stop := start(t, q)
+			defer close(release)
+			id := insert(t, q, simplequeue.NewJob{Queue: "hangs", MaxAttempts: 1})
+			eventually(t, "the handler runs", func() bool { return q.Stats().Running == 1 })
+			if how == "stuck" {
+				if _, err := q.Cancel(t.Context(), id, ""); err != nil {
+					t.Fatal(err)
+				}
+				awaitState(t, q, id, simplequeue.StateCancelled)
+			} else {
+				if _, err := pool.Exec(t.Context(), "DELETE FROM simplequeue.job_running"); err != nil {
+					t.Fatal(err)
+				}
+				eventually(t, "the lease is lost", func() bool { return q.Stats().LeasesLost == 1 })
+			}
+			if err := stopTimed(t, stop); err == nil || !strings.Contains(err.Error(), "1 handlers still running that had been given up") {
+				t.Errorf("Run: %v, want an error about 1 handler still running", err)
+			}
+		})
+	}
+}
+
 // Run returns on time whatever has become of the database, with jobs running,
 // outcomes unwritten and a handler that hangs. What could not be written runs
 // again, once the leases are over.
