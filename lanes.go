@@ -41,10 +41,13 @@ type lane struct {
 	lane   int16
 	active bool      // may hold jobs
 	short  bool      // the last claim above the watermark found too little
-	fullAt time.Time // last claim without a watermark
+	fullAt time.Time // last claim without a watermark that came as far as this lane
+	asked  time.Time // last claim without one
 	mark   watermark
 	since  time.Time // when its first job entered, zero for just now or not known; with aging only
 	risen  bool      // in the claim that is being made it comes before one of higher priority
+
+	highest int64 // place of a job that the claim that is being noted has found
 }
 
 const (
@@ -260,7 +263,7 @@ func (b *laneBook) request(now time.Time, limit int) request {
 
 // start is where the next claim of the lane starts.
 func (b *laneBook) start(l *lane, now time.Time) int64 {
-	if !l.active || l.short || now.Sub(l.fullAt) >= b.notSooner(fullEvery) {
+	if !l.active || l.short || now.Sub(l.fullAt) >= b.notSooner(fullEvery) && now.Sub(l.asked) >= b.notSooner(fullAgain) {
 		return 0
 	}
 	return l.mark.after(now)
@@ -302,7 +305,7 @@ func (b *laneBook) claimed(r request, jobs []store.Claimed, took time.Duration, 
 		if jobs[i].Lane >= 0 {
 			for _, l := range q.lanes {
 				if l.lane == jobs[i].Lane {
-					l.mark.observe(jobs[i].Seq)
+					l.highest = max(l.highest, jobs[i].Seq)
 					if q.route.aging > 0 {
 						b.grow(l, &jobs[i], now)
 					}
@@ -320,16 +323,29 @@ func (b *laneBook) claimed(r request, jobs []store.Claimed, took time.Duration, 
 			}
 		}
 		short := n < g.budget && !cut
-		for _, p := range r.probes[g.first:g.last] {
-			p.lane.read(p.after, short, now)
+		probes := r.probes[g.first:g.last]
+		reached := len(probes)
+		for !short && reached > 0 && probes[reached-1].lane.highest == 0 {
+			reached-- // those before may have used the budget up
+		}
+		for i, p := range probes {
+			p.lane.read(p.after, i < reached, short, now)
 		}
 	}
 }
 
-// read notes that a claim has read the lane, and whether to its end.
-func (l *lane) read(after int64, short bool, now time.Time) {
+// read notes that a claim has asked for the lane, whether it came as far, and
+// whether to the lane's end.
+func (l *lane) read(after int64, reached, short bool, now time.Time) {
 	if after == 0 {
-		l.fullAt = now
+		l.asked = now
+		if reached {
+			l.fullAt = now
+		}
+	}
+	if l.highest > 0 {
+		l.mark.observe(l.highest)
+		l.highest = 0
 	}
 	switch {
 	case !short:

@@ -345,3 +345,49 @@ func TestLaneBookIsQuiet(t *testing.T) {
 		}
 	}
 }
+
+// TestLaneThatWasNotReachedIsNotRead: while lanes before it use up what a claim
+// may take, a lane is asked for and not read. A row below its watermark is found
+// with the first claim that comes as far.
+func TestLaneThatWasNotReachedIsNotRead(t *testing.T) {
+	t.Parallel()
+	b := newLaneBook(newTestRoutes(t, 1), time.Second)
+	b.suspectBusy = true // or the one permit would be for a suspect now and then
+	table := laneTable{}
+	now := time.Unix(1_700_000_000, 0)
+	first, later := store.Lane{Queue: "a"}, store.Lane{Queue: "a", Priority: 5}
+	seq, none := int64(0), laneRow{}
+	add := func(l store.Lane) (row laneRow) {
+		seq++
+		row = laneRow{lane: l, seq: seq, commits: now}
+		table.rows = append(table.rows, row)
+		b.add(l)
+		return row
+	}
+	claim := func() laneRow {
+		now = now.Add(10 * time.Millisecond)
+		r := b.request(now, 10)
+		jobs, taken := table.claim(r, now)
+		b.claimed(r, jobs, 0, now)
+		return append(taken, none)[0]
+	}
+	for range 200 { // both lanes have watermarks
+		add(later)
+		claim()
+	}
+	late := laneRow{lane: later, seq: 1, commits: now}
+	for range 2 {
+		table.rows = append(table.rows, late)
+		for range 400 { // the first lane is never short; the other one has more above its watermark
+			add(first)
+			add(later)
+			if row := claim(); row.lane != first {
+				t.Fatalf("claimed %+v, want the first lane's", row)
+			}
+		}
+		now = now.Add(fullAgain)
+		if row := claim(); row != late {
+			t.Fatalf("the first claim that came as far took %+v, want %+v", row, late)
+		}
+	}
+}
