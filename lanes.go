@@ -68,9 +68,24 @@ type watermark struct {
 	middle int64 // claimed by middleAt
 	at     time.Time
 	newest int64
+	below  int // so many reads in a row have found nothing from value on
 }
 
-func (w *watermark) observe(seq int64) { w.newest = max(w.newest, seq) }
+// setBack is after how many reads in a row that found something, but nothing
+// above the watermark, the numbers have been set back, by a failover or a
+// restore. Late commits alone hardly come so often with nothing between them.
+const setBack = 3
+
+// observe takes note of the highest place that a read has found.
+func (w *watermark) observe(seq int64) {
+	if w.below++; seq >= w.value {
+		w.below = 0
+	}
+	if w.below == setBack {
+		*w = watermark{}
+	}
+	w.newest = max(w.newest, seq)
+}
 
 func (w *watermark) after(now time.Time) int64 {
 	if now.Sub(w.at) >= trail {

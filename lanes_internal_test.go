@@ -391,3 +391,55 @@ func TestLaneThatWasNotReachedIsNotRead(t *testing.T) {
 		}
 	}
 }
+
+// TestWatermarkFollowsPlacesThatAreSetBack: after a failover or a restore has set
+// the places back, a lane is soon read at its full pace again, and late commits
+// alone do not take its watermark away.
+func TestWatermarkFollowsPlacesThatAreSetBack(t *testing.T) {
+	t.Parallel()
+	b := newLaneBook(newTestRoutes(t, 1000), time.Second)
+	table := laneTable{}
+	now := time.Unix(1_700_000_000, 0)
+	l := store.Lane{Queue: "a"}
+	seq := int64(1 << 30)
+	add := func(seq int64) {
+		table.rows = append(table.rows, laneRow{lane: l, seq: seq, commits: now})
+		b.add(l)
+	}
+	turn := func() (claimed int, marked bool) {
+		now = now.Add(10 * time.Millisecond)
+		if b.dueIn(now) > 0 {
+			return 0, true
+		}
+		r := b.request(now, 10)
+		jobs, _ := table.claim(r, now)
+		b.claimed(r, jobs, 0, now)
+		return len(jobs), r.chunk != store.AllChunks
+	}
+	full := 0
+	for i := range 1000 { // one job in ten commits late
+		seq++
+		add(seq)
+		if i%10 == 0 {
+			add(int64(i + 1))
+		}
+		if _, marked := turn(); !marked && i > 100 {
+			full++
+		}
+	}
+	if full > 100 {
+		t.Errorf("%d of 900 claims of a lane with late commits had no watermark", full)
+	}
+	table.rows = nil
+	for seq = 1; seq <= 5000; seq++ {
+		add(seq)
+	}
+	claimed := 0
+	for range 200 { // two seconds
+		n, _ := turn()
+		claimed += n
+	}
+	if claimed < 1500 {
+		t.Errorf("%d jobs claimed within two seconds after the places were set back, want nearly 2000", claimed)
+	}
+}
