@@ -114,9 +114,19 @@ func (r *running) changeWithin(ctx context.Context, tx store.Querier, steps ...s
 		}
 	}
 	if err == nil && !held {
-		if err = r.queue.kept.Unseen(ctx, workLimit, tx, r.fence()); err == nil {
+		if err = r.queue.beside().Unseen(ctx, workLimit, tx, r.fence()); err == nil {
 			err = ErrLeaseLost
 		}
 	}
 	return err
+}
+
+// beside is kept for what looks from beside a transaction of the caller's: that
+// may hold the last connection of the caller's pool, so it is on the engine's
+// where there is one.
+func (q *SimpleQueue) beside() keeper {
+	if e := q.engine.Load(); e != nil {
+		return e.db
+	}
+	return q.kept
 }

@@ -228,6 +228,33 @@ func TestCheckpointOnTheLastAttempt(t *testing.T) {
 	}
 }
 
+// A stale owner whose transaction holds the only connection of its pool is told
+// that the lease is lost all the same.
+func TestStaleOwnerIsToldWithoutASecondConnection(t *testing.T) {
+	t.Parallel()
+	all := pgtest.New(t)
+	pool := pgtest.Pool(t, all.Config().ConnString(), 1)
+	answer := make(chan error, 1)
+	opts := handler("q", func(ctx context.Context, job *simplequeue.Job) error {
+		tx, err := pool.Begin(ctx)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = tx.Rollback(context.Background()) }()
+		if _, err := all.Exec(ctx, "DELETE FROM simplequeue.job_running"); err != nil {
+			return err
+		}
+		answer <- job.CheckpointTx(ctx, tx, "late", nil)
+		return nil
+	})
+	opts.HeartbeatInterval = time.Minute // or the beat ends the handler
+	start(t, newQueue(t, pool, opts))
+	insert(t, newQueue(t, all, simplequeue.Options{}), simplequeue.NewJob{Queue: "q"})
+	if err := <-answer; !errors.Is(err, simplequeue.ErrLeaseLost) {
+		t.Errorf("CheckpointTx: %v, want %v", err, simplequeue.ErrLeaseLost)
+	}
+}
+
 // A stale owner's checkpoints and steps are refused and change nothing.
 func TestCheckpointOfAStaleOwner(t *testing.T) {
 	t.Parallel()
