@@ -3,9 +3,12 @@ package simplequeue
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
+
+	"github.com/simplequeue/simplequeue/internal/store"
 )
 
 const (
@@ -24,7 +27,7 @@ const (
 // Errors: [ErrNotFound], and [ErrFinished] with the state in which the job had
 // ended before.
 func (q *SimpleQueue) Cancel(ctx context.Context, id uuid.UUID, reason string) (State, error) {
-	done, err := q.cancel(ctx, []uuid.UUID{id}, reason)
+	done, err := q.cancel(ctx, []uuid.UUID{id}, liveStates, reason)
 	if err != nil {
 		return "", err
 	}
@@ -42,8 +45,10 @@ func (q *SimpleQueue) Cancel(ctx context.Context, id uuid.UUID, reason string) (
 }
 
 // CancelMatching cancels every live job that matches and returns how many ended
-// or were asked to stop. Jobs inserted meanwhile may be missed. A filter that
-// selects everything is refused, as is one with a limit.
+// or were asked to stop. One that has left the states asked for by then is left
+// alone: where only waiting or pending jobs are asked for, no handler is
+// interrupted. Jobs inserted meanwhile may be missed. A filter that selects
+// everything is refused, as is one with a limit.
 func (q *SimpleQueue) CancelMatching(ctx context.Context, f Filter, reason string) (int, error) {
 	if !f.narrow() {
 		return 0, errTooWide
@@ -51,23 +56,35 @@ func (q *SimpleQueue) CancelMatching(ctx context.Context, f Filter, reason strin
 	if len(f.States) == 0 {
 		f.States = []State{StateWaiting, StatePending, StateRunning}
 	}
+	if f.States = slices.DeleteFunc(slices.Clone(f.States), State.Terminal); len(f.States) == 0 {
+		return 0, f.validate() // of those there are none that live
+	}
 	total := 0
 	err := q.ids(ctx, f, cancelBatch, func(ids []uuid.UUID) error {
-		done, err := q.cancel(ctx, ids, reason)
+		done, err := q.cancel(ctx, ids, f.States, reason)
 		total += len(done)
 		return err
 	})
 	return total, err
 }
 
-// cancel returns the new states of those ids that were live. A job that moved
-// against the flow of the tables, back into the queue, is met in a later round;
-// so is one whose outcome was just being written. What is still locked after all
-// rounds is in a transaction of its handler, and is asked without the lock.
-func (q *SimpleQueue) cancel(ctx context.Context, ids []uuid.UUID, reason string) (map[uuid.UUID]State, error) {
+// cancel returns the new states of those ids that were in the live states asked
+// for. A job that moved against the flow of the tables, back into the queue, is
+// met in a later round; so is one whose outcome was just being written. What is
+// still locked after all rounds is in a transaction of its handler, and is asked
+// without the lock.
+func (q *SimpleQueue) cancel(ctx context.Context, ids []uuid.UUID, states []State, reason string) (map[uuid.UUID]State, error) {
 	reason = clean(reason, maxErrorText)
 	done := map[uuid.UUID]State{}
 	open := ids
+	if slices.Contains(states, StateRunning) {
+		states = append(slices.Clip(states), StateCancelling) // somebody else may have asked one meanwhile
+	}
+	within := store.Live{
+		Waiting: slices.Contains(states, StateWaiting),
+		Pending: slices.Contains(states, StatePending),
+		Running: slices.Contains(states, StateCancelling),
+	}
 	asked, gated := false, false
 	for round := range cancelRounds {
 		if round > 0 {
@@ -75,7 +92,7 @@ func (q *SimpleQueue) cancel(ctx context.Context, ids []uuid.UUID, reason string
 				return done, err
 			}
 		}
-		c, err := q.db.Cancel(ctx, cancelLimit, rawIDs(open), reason)
+		c, err := q.db.Cancel(ctx, cancelLimit, rawIDs(open), within, reason)
 		if err != nil {
 			return done, fmt.Errorf("simplequeue: cancel: %w", err)
 		}
@@ -92,14 +109,14 @@ func (q *SimpleQueue) cancel(ctx context.Context, ids []uuid.UUID, reason string
 				rest = append(rest, id)
 			}
 		}
-		if open, err = q.live(ctx, rest); err != nil {
+		if open, err = q.among(ctx, rest, states); err != nil {
 			return done, err
 		}
 		if len(open) == 0 {
 			break
 		}
 	}
-	if len(open) > 0 {
+	if len(open) > 0 && within.Running {
 		locked, err := q.db.CancelLocked(ctx, cancelLimit, rawIDs(open), reason)
 		if err != nil {
 			return done, fmt.Errorf("simplequeue: cancel: %w", err)
@@ -125,17 +142,16 @@ func rawIDs(ids []uuid.UUID) [][16]byte {
 	return raw
 }
 
-// live returns those of the ids that are live, as one statement sees them.
-func (q *SimpleQueue) live(ctx context.Context, ids []uuid.UUID) ([]uuid.UUID, error) {
+// among returns those of the ids that are in the states, as one statement sees
+// them.
+func (q *SimpleQueue) among(ctx context.Context, ids []uuid.UUID, states []State) ([]uuid.UUID, error) {
 	if len(ids) == 0 {
 		return nil, nil
 	}
-	list, err := q.List(ctx, Filter{
-		IDs: ids, Limit: len(ids), States: liveStates,
-	})
-	live := make([]uuid.UUID, len(list))
+	list, err := q.List(ctx, Filter{IDs: ids, Limit: len(ids), States: states})
+	found := make([]uuid.UUID, len(list))
 	for i := range list {
-		live[i] = list[i].ID
+		found[i] = list[i].ID
 	}
-	return live, err
+	return found, err
 }

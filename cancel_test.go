@@ -299,6 +299,67 @@ func TestCancelMatching(t *testing.T) {
 	}
 }
 
+// A job that has left the states asked for, once it was picked, is left alone: a
+// pending one that somebody has claimed runs on.
+func TestCancelMatchingKeepsToTheStatesAskedFor(t *testing.T) {
+	t.Parallel()
+	pool := pgtest.New(t)
+	q := newQueue(t, pool, simplequeue.Options{})
+	for _, c := range []struct {
+		asked simplequeue.State
+		delay time.Duration
+		moved simplequeue.State
+		move  func(q *simplequeue.SimpleQueue, id uuid.UUID)
+	}{
+		{simplequeue.StatePending, 0, simplequeue.StateRunning, func(q *simplequeue.SimpleQueue, id uuid.UUID) {
+			if l := claimOne(t, q, string(simplequeue.StatePending)); l.Job.ID != id {
+				t.Fatalf("claimed %v, want %v", l.Job.ID, id)
+			}
+		}},
+		{simplequeue.StateWaiting, time.Hour, simplequeue.StatePending, func(q *simplequeue.SimpleQueue, id uuid.UUID) {
+			if err := q.Change(t.Context(), id, simplequeue.Change{RunAt: time.Now().Add(-time.Hour)}); err != nil {
+				t.Fatal(err)
+			}
+		}},
+	} {
+		queue := string(c.asked)
+		stays := insert(t, q, simplequeue.NewJob{Queue: queue, Delay: c.delay})
+		moves := insert(t, q, simplequeue.NewJob{Queue: queue, Delay: c.delay})
+		tx, err := pool.Begin(t.Context())
+		if err == nil { // its row is the first that the cancel locks
+			_, err = tx.Exec(t.Context(), "SELECT FROM simplequeue.job_queue WHERE id = $1 FOR UPDATE", stays)
+		}
+		if err == nil {
+			_, err = tx.Exec(t.Context(), "SELECT FROM simplequeue.job_waiting WHERE id = $1 FOR UPDATE", stays)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = tx.Rollback(context.Background()) }()
+		done := make(chan int, 1)
+		go func() {
+			n, err := q.CancelMatching(t.Context(), simplequeue.Filter{Queue: queue, States: []simplequeue.State{c.asked}}, "")
+			if err != nil {
+				t.Error(err)
+			}
+			done <- n
+		}()
+		eventually(t, "the cancel waits", func() bool {
+			return queryOne[int](t, pool, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'") == 1
+		})
+		c.move(q, moves)
+		if err := tx.Rollback(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if n := <-done; n != 1 {
+			t.Errorf("%s: %d cancelled, want 1", c.asked, n)
+		}
+		if a, b := state(t, q, stays), state(t, q, moves); a != simplequeue.StateCancelled || b != c.moved {
+			t.Errorf("%s: the jobs are %s and %s, want cancelled and %s", c.asked, a, b, c.moved)
+		}
+	}
+}
+
 // The holder of a unique key is found by it, in its queue or, with no queue
 // named, in any, whether the key is the queue's or global.
 func TestCancelByUniqueKey(t *testing.T) {

@@ -93,9 +93,13 @@ func idsInto(set map[[16]byte]bool) func(pgx.Rows) error {
 	}
 }
 
+// Live says which live jobs are meant.
+type Live struct{ Waiting, Pending, Running bool }
+
 // Cancel ends the waiting and pending jobs among ids and asks the running ones
-// to stop. Ids in neither set were not live, or moved against the flow.
-func (db *DB) Cancel(ctx context.Context, limit time.Duration, ids [][16]byte, reason string) (Cancelled, error) {
+// to stop, as far as such are meant. Ids in neither set were none of these, or
+// moved against the flow.
+func (db *DB) Cancel(ctx context.Context, limit time.Duration, ids [][16]byte, within Live, reason string) (Cancelled, error) {
 	c := Cancelled{Ended: map[[16]byte]bool{}, Asked: map[[16]byte]bool{}}
 	args := []any{uuids(ids), reason}
 	ended := func(row pgx.Rows) error {
@@ -110,9 +114,16 @@ func (db *DB) Cancel(ctx context.Context, limit time.Duration, ids [][16]byte, r
 		}
 		return nil
 	}
-	err := db.Tx(ctx, limit,
-		Step{Statement: cancelWaiting, Args: args, Scan: ended},
-		Step{Statement: cancelQueued, Args: args, Scan: ended},
-		Step{Statement: cancelRunning, Args: args, Scan: idsInto(c.Asked)})
+	var steps []Step
+	if within.Waiting {
+		steps = append(steps, Step{Statement: cancelWaiting, Args: args, Scan: ended})
+	}
+	if within.Pending {
+		steps = append(steps, Step{Statement: cancelQueued, Args: args, Scan: ended})
+	}
+	if within.Running {
+		steps = append(steps, Step{Statement: cancelRunning, Args: args, Scan: idsInto(c.Asked)})
+	}
+	err := db.Tx(ctx, limit, steps...)
 	return c, err
 }
