@@ -46,18 +46,18 @@ func (j *Job) checkpoint(payload any, raw []byte, write func(*running, store.Ste
 		return errNotRunning
 	}
 	var text *string
-	size := len(raw)
+	size, sent := len(raw), len(raw)
 	if given(payload) {
-		encoded, err := encodeValue("payload", payload, j.maxBytes())
+		encoded, printed, err := encodeValue("payload", payload, j.maxBytes())
 		if err != nil {
 			return err
 		}
 		s := string(encoded)
 		text = &s
-		size += len(s)
+		size, sent = size+printed, sent+len(s)
 	}
 	if size > j.maxBytes() {
-		return tooLarge("payload", size, j.maxBytes())
+		return tooLarge("payload", int64(size), sent, j.maxBytes())
 	}
 	r := j.run
 	r.mu.Lock()

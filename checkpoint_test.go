@@ -386,10 +386,12 @@ func TestCheckpointsThatCannotBeMade(t *testing.T) {
 	q := newQueue(t, pgtest.New(t), handler("q", func(ctx context.Context, job *simplequeue.Job) error {
 		before := *job
 		for what, err := range map[string]error{
-			"a channel":   job.Checkpoint(ctx, make(chan int), nil),
-			"NUL":         job.Checkpoint(ctx, "\x00", nil),
-			"a large one": job.Checkpoint(ctx, nil, make([]byte, 1<<20+1)),
-			"a large sum": job.Checkpoint(ctx, strings.Repeat("x", 1<<19), make([]byte, 1<<19)),
+			"a channel":        job.Checkpoint(ctx, make(chan int), nil),
+			"NUL":              job.Checkpoint(ctx, "\x00", nil),
+			"a large one":      job.Checkpoint(ctx, nil, make([]byte, 1<<20+1)),
+			"numbers":          job.Checkpoint(ctx, json.RawMessage("["+strings.Repeat("1e100000,", 10)+"1e50000]"), nil),
+			"a sum of numbers": job.Checkpoint(ctx, json.RawMessage("["+strings.Repeat("1e100000,", 5)+"1]"), make([]byte, 1<<19+50_000)),
+			"a large sum":      job.Checkpoint(ctx, strings.Repeat("x", 1<<19), make([]byte, 1<<19)),
 		} {
 			var invalid *simplequeue.InvalidValueError
 			if !errors.As(err, &invalid) || invalid.Name != "payload" {

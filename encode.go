@@ -81,19 +81,23 @@ func textProblem(s string, limit int) string {
 	return ""
 }
 
-// jsonProblem says what keeps valid JSON from being stored as jsonb: what
-// PostgreSQL's text type cannot hold, and numbers beyond its numeric.
+// jsonSize is how many bytes valid JSON has when jsonb prints it, but for the
+// spaces that it puts between values, and never less than the text has: numbers
+// are printed with all their digits, 1e5 as 100000. Otherwise it says what keeps
+// the text from being stored as jsonb: what PostgreSQL's text type cannot hold,
+// and numbers beyond its numeric.
 // https://www.postgresql.org/docs/current/datatype-json.html
-func jsonProblem(text []byte) string {
+func jsonSize(text []byte) (size int64, problem string) {
 	if !utf8.Valid(text) {
-		return "holds invalid UTF-8: use Raw for bytes"
+		return 0, "holds invalid UTF-8: use Raw for bytes"
 	}
 	if bytes.Contains(text, []byte(`\u`)) {
 		if problem := escapeProblem(text); problem != "" {
-			return problem
+			return 0, problem
 		}
 	}
-	return numberProblem(text)
+	growth, problem := numbers(text)
+	return int64(len(text)) + growth, problem
 }
 
 // escapeProblem walks the \u escapes of JSON text. An escaped backslash before
@@ -132,8 +136,9 @@ func hexRune(digits []byte) rune {
 	return rune(n)
 }
 
-// numberProblem looks for numbers that PostgreSQL's numeric cannot hold.
-func numberProblem(text []byte) string {
+// numbers says by how many bytes the numbers of JSON text grow when they are
+// printed, and whether there is one that PostgreSQL's numeric cannot hold.
+func numbers(text []byte) (growth int64, problem string) {
 	for i := 0; i < len(text); i++ {
 		switch c := text[i]; {
 		case c == '"':
@@ -143,12 +148,15 @@ func numberProblem(text []byte) string {
 			for i+1 < len(text) && strings.IndexByte("0123456789+-.eE", text[i+1]) >= 0 {
 				i++
 			}
-			if n := text[from : i+1]; !numeric(n) {
-				return fmt.Sprintf("holds the number %s, which is beyond PostgreSQL's numeric: send it as a string", shorten(string(n)))
+			n := text[from : i+1]
+			printed, ok := numeric(n)
+			if !ok {
+				return 0, fmt.Sprintf("holds the number %s, which is beyond PostgreSQL's numeric: send it as a string", shorten(string(n)))
 			}
+			growth += int64(max(0, printed-len(n)))
 		}
 	}
-	return ""
+	return growth, ""
 }
 
 // stringEnd is where the string ends whose first byte is at i.
@@ -170,17 +178,52 @@ func stringEnd(text []byte, i int) int {
 	}
 }
 
-// numeric reports whether a number of JSON fits into PostgreSQL's numeric.
-func numeric(n []byte) bool {
+// numeric reports whether a number of JSON fits into PostgreSQL's numeric, and
+// how many bytes that prints for it.
+func numeric(n []byte) (printed int, ok bool) {
 	mantissa, exponent := n, 0
-	if at := bytes.IndexAny(n, "eE"); at >= 0 {
+	at := bytes.IndexAny(n, "eE")
+	if at >= 0 {
 		var err error
 		if exponent, err = strconv.Atoi(string(n[at+1:])); err != nil {
-			return false
+			return 0, false
 		}
 		mantissa = n[:at]
 	}
-	return len(mantissa) <= maxJSONDigits && exponent <= maxJSONExponent && exponent >= -maxJSONDigits+len(mantissa)
+	if len(mantissa) > maxJSONDigits || exponent > maxJSONExponent || exponent < -maxJSONDigits+len(mantissa) {
+		return 0, false
+	}
+	if at < 0 {
+		return len(n), true
+	}
+	return printedSize(mantissa, exponent), true
+}
+
+// printedSize is how many bytes a number has when its exponent is written out.
+func printedSize(mantissa []byte, exponent int) int {
+	unsigned := bytes.TrimPrefix(mantissa, []byte("-"))
+	size := len(mantissa) - len(unsigned)
+	whole, fraction, _ := bytes.Cut(unsigned, []byte("."))
+	before := len(whole) + exponent // digits before the point
+	if whole[0] == '0' {
+		significant := bytes.TrimLeft(fraction, "0")
+		if before = exponent - (len(fraction) - len(significant)); len(significant) == 0 {
+			size, before = 0, 1 // zero has no sign
+		}
+	}
+	size += max(1, before)
+	if after := len(fraction) - exponent; after > 0 {
+		size += 1 + after
+	}
+	return size
+}
+
+// writtenOut says of a size that it is not that of the text.
+func writtenOut(size int64, text int) string {
+	if size > int64(text) {
+		return ", its numbers written out"
+	}
+	return ""
 }
 
 func shorten(s string) string { return clean(s, 60) }

@@ -17,6 +17,12 @@ func (q *SimpleQueue) PendingInserts() (calls, flushers int) {
 	return len(q.groups.pending), q.groups.flushers
 }
 
+// JSONSize is by how many bytes JSON counts.
+func JSONSize(text string) int64 {
+	size, _ := jsonSize([]byte(text))
+	return size
+}
+
 // LimitGroups sets how long a group of inserts waits for the database.
 func (q *SimpleQueue) LimitGroups(d time.Duration) { q.groups.limit = d }
 

@@ -93,6 +93,8 @@ func TestJobsThatCannotBeStoredAreRefused(t *testing.T) {
 		"exponent beyond an integer":  {simplequeue.NewJob{Queue: "a", Payload: raw("1e99999999999999999999")}, "Payload"},
 		"many digits after the point": {simplequeue.NewJob{Queue: "a", Payload: raw("0." + long(0) + strings.Repeat("1", 20_000))}, "Payload"},
 		"many digits":                 {simplequeue.NewJob{Queue: "a", Payload: raw(strings.Repeat("1", 150_000))}, "Payload"},
+		"numbers that print large":    {simplequeue.NewJob{Queue: "a", Payload: raw("[1e100000,-1e99999]")}, "Payload"},
+		"long small numbers":          {simplequeue.NewJob{Queue: "a", Payload: raw("[" + strings.Repeat("1e-15990,", 13) + "1]")}, "Payload"},
 		"large payload":               {simplequeue.NewJob{Queue: "a", Payload: long(200_000)}, "Payload"},
 		"large raw":                   {simplequeue.NewJob{Queue: "a", Raw: make([]byte, 200_001)}, "Payload"},
 		"large together":              {simplequeue.NewJob{Queue: "a", Payload: long(100_000), Raw: make([]byte, 100_000)}, "Payload"},

@@ -69,7 +69,7 @@ func attrsText(root map[string]any) []byte {
 	if len(root) == 0 {
 		return nil
 	}
-	text, err := encodeValue("attributes", root, maxLineAttrs)
+	text, _, err := encodeValue("attributes", root, maxLineAttrs)
 	if err != nil {
 		text, _ = json.Marshal(map[string]string{"simplequeue.attrs_dropped": clean(err.Error(), maxErrorText)})
 	}
@@ -130,7 +130,7 @@ func plainValue(v slog.Value) any {
 		if err, ok := v.Any().(error); ok {
 			return clean(textOf(err), maxLineAttrs)
 		}
-		if text, err := encodeValue("value", v.Any(), maxLineAttrs); err == nil {
+		if text, _, err := encodeValue("value", v.Any(), maxLineAttrs); err == nil {
 			return json.RawMessage(text)
 		}
 		return clean(fmt.Sprintf("%+v", v.Any()), maxLineAttrs)

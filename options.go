@@ -108,8 +108,9 @@ type Options struct {
 	// 30 days in the dead letter queue.
 	Retention Retention
 	// MaxPayloadBytes bounds Payload and Raw of a job together, where it is
-	// inserted; and where it runs, its result, and its steps together. At most 256
-	// MiB, default 1 MiB.
+	// inserted; and where it runs, its result, and its steps together. Numbers of
+	// JSON count as PostgreSQL prints them, with all their digits: 1e1000 has 1001
+	// bytes. At most 256 MiB, default 1 MiB.
 	MaxPayloadBytes int
 	// Queues overrides defaults queue by queue, by their exact names: a handler's
 	// prefix ("mail.*") cannot stand here.

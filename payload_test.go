@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -74,6 +75,62 @@ func TestPayloadsAboveAKilobyteAreStoredApart(t *testing.T) {
 		if n := queryOne[int](t, pool, "SELECT count(*) FROM simplequeue.job_payload WHERE id = $1", id); n != apart {
 			t.Errorf("a payload of %d bytes has %d rows in job_payload, want %d", size, n, apart)
 		}
+	}
+	// A number counts with all the digits that it arrives with.
+	for payload, size := range map[string]int{"1e1023": 0, "1e1024": 1025, "[1e600,1e600]": 1205} {
+		id := insert(t, q, simplequeue.NewJob{Queue: "a", Payload: json.RawMessage(payload)})
+		if n := queryOne[int](t, pool, "SELECT payload_bytes FROM simplequeue.job_queue WHERE id = $1", id); n != size {
+			t.Errorf("%s counts with %d bytes as stored apart, want %d", payload, n, size)
+		}
+	}
+}
+
+// A number counts with the bytes that PostgreSQL prints for it, or that it is
+// written with if those are more.
+func TestNumbersCountAsTheyArePrinted(t *testing.T) {
+	t.Parallel()
+	pool := pgtest.New(t)
+	r := rand.New(rand.NewPCG(1, 2))
+	digits := func(n int) string {
+		b := make([]byte, n)
+		for i := range b {
+			b[i] = "00123456789"[r.IntN(11)]
+		}
+		return string(b)
+	}
+	var texts []string
+	for range 3000 {
+		n := []string{"0", "1", "20", "100", digits(r.IntN(9)) + "7"}[r.IntN(5)]
+		if len(n) > 1 {
+			n = "1" + n
+		}
+		if r.IntN(2) == 0 {
+			n = "-" + n
+		}
+		if r.IntN(2) == 0 {
+			n += "." + digits(1+r.IntN(8))
+		}
+		texts = append(texts, n+[]string{"", "e0", "E+007", fmt.Sprint("e", r.IntN(30)-15)}[r.IntN(4)])
+	}
+	texts = append(texts, "1e100000", "-1.5e99999", "1e-15990", "0e100000", "0e-15990")
+	rows, err := pool.Query(t.Context(), "SELECT n, greatest(octet_length(n), octet_length(n::jsonb::text)) FROM unnest($1::text[]) AS n", texts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := 0
+	for rows.Next() {
+		var text string
+		var want int64
+		if err := rows.Scan(&text, &want); err != nil {
+			t.Fatal(err)
+		}
+		if got := simplequeue.JSONSize(text); got != want {
+			t.Errorf("%s counts with %d bytes, want %d", text, got, want)
+		}
+		seen++
+	}
+	if rows.Err() != nil || seen != len(texts) {
+		t.Errorf("%d numbers of %d, %v", seen, len(texts), rows.Err())
 	}
 }
 

@@ -52,8 +52,8 @@ type ready struct {
 	props       *string
 	unique      *string // how the database derives the key
 	key         string  // the key that was found taken
-	size        int
-	later       bool // ended up in job_waiting
+	size        int     // bytes of Payload and Raw, as the database prints them
+	later       bool    // ended up in job_waiting
 	waitsFor    string
 	gates       []string // that it passes, one after the other
 	blocks      bool     // ending dead, it keeps the first of them closed
@@ -245,24 +245,27 @@ func given(payload any) bool {
 
 func (r *ready) encodePayload(limit, index int) error {
 	j := r.job
+	size, sent := int64(len(j.Raw)), len(j.Raw)
 	if given(j.Payload) {
 		text, err := encodeJSON(j.Payload)
 		if err != nil {
 			return &InvalidJobError{Index: index, Field: "Payload", Reason: "does not encode as JSON", Err: err}
 		}
-		if problem := jsonProblem(text); problem != "" {
+		printed, problem := jsonSize(text)
+		if problem != "" {
 			return &InvalidJobError{Index: index, Field: "Payload", Reason: problem}
 		}
 		s := string(text)
-		r.payload, r.size = &s, len(s)
+		r.payload = &s
+		size, sent = size+printed, sent+len(s)
 	}
-	r.size += len(j.Raw)
-	if r.size > limit {
+	if size > int64(limit) {
 		return &InvalidJobError{
-			Index: index, Field: "Payload", Value: fmt.Sprintf("%d bytes", r.size),
+			Index: index, Field: "Payload", Value: fmt.Sprintf("%d bytes%s", size, writtenOut(size, sent)),
 			Reason: fmt.Sprintf("is larger than Options.MaxPayloadBytes = %d: raise it, or store the data elsewhere and pass a reference", limit),
 		}
 	}
+	r.size = int(size)
 	return nil
 }
 

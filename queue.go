@@ -142,6 +142,8 @@ type running struct {
 
 	mu    sync.Mutex                 // held by what writes the job's payload or steps
 	steps map[string]json.RawMessage // nil until they have been asked for
+	// stepBytes is what their names and values have, as the database prints them.
+	stepBytes int
 }
 
 // FromContext returns the queue that runs the handler whose context ctx is, or

@@ -21,7 +21,7 @@ func (j *Job) SetResult(v any) error {
 		j.result = ""
 		return nil
 	}
-	text, err := encodeValue("result", v, j.maxBytes())
+	text, _, err := encodeValue("result", v, j.maxBytes())
 	if err != nil {
 		return err
 	}
@@ -60,28 +60,35 @@ func ResultOf[R any](job JobInfo) (result R, err error) {
 // JSON recursively, and refuses what is too deep for its stack.
 const maxDepth = 1000
 
-// encodeValue encodes what a running job stores. It refuses all that PostgreSQL
-// would refuse, for then it is too late: in the transaction of an outcome.
-func encodeValue(what string, v any, limit int) ([]byte, error) {
-	text, err := encodeJSON(v)
+// encodeValue encodes what a running job stores, and says how many bytes that
+// has when the database prints it. It refuses all that PostgreSQL would refuse,
+// for then it is too late: in the transaction of an outcome.
+func encodeValue(what string, v any, limit int) (text []byte, size int, err error) {
+	text, err = encodeJSON(v)
 	if err != nil {
-		return nil, &InvalidValueError{Name: what, Reason: "does not encode as JSON", Err: err}
+		return nil, 0, &InvalidValueError{Name: what, Reason: "does not encode as JSON", Err: err}
 	}
 	if len(text) > limit {
-		return nil, tooLarge(what, len(text), limit)
+		return nil, 0, tooLarge(what, int64(len(text)), len(text), limit)
 	}
-	if problem := jsonProblem(text); problem != "" {
-		return nil, &InvalidValueError{Name: what, Reason: problem}
+	printed, problem := jsonSize(text)
+	if problem != "" {
+		return nil, 0, &InvalidValueError{Name: what, Reason: problem}
+	}
+	if printed > int64(limit) {
+		return nil, 0, tooLarge(what, printed, len(text), limit)
 	}
 	if depth(text) > maxDepth {
-		return nil, &InvalidValueError{Name: what, Reason: fmt.Sprintf("is nested more than %d levels deep", maxDepth)}
+		return nil, 0, &InvalidValueError{Name: what, Reason: fmt.Sprintf("is nested more than %d levels deep", maxDepth)}
 	}
-	return text, nil
+	return text, int(printed), nil
 }
 
-func tooLarge(what string, size, limit int) error {
+// tooLarge is the error about a size, of a text that has so many bytes as it is
+// sent.
+func tooLarge(what string, size int64, sent, limit int) error {
 	return &InvalidValueError{Name: what, Reason: fmt.Sprintf(
-		"has %d bytes, more than Options.MaxPayloadBytes = %d: raise it, or store the data elsewhere and keep a reference", size, limit)}
+		"has %d bytes%s, more than Options.MaxPayloadBytes = %d: raise it, or store the data elsewhere and keep a reference", size, writtenOut(size, sent), limit)}
 }
 
 // depth is how deeply valid JSON is nested, or more, if brackets are in strings.

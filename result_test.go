@@ -119,7 +119,7 @@ func TestResultsThatCannotBeStoredAreRefused(t *testing.T) {
 	bad := map[string]any{
 		"channel": make(chan int), "NaN": math.NaN(), "NUL": "a\x00b", "invalid UTF-8": "\xff", "invalid UTF-8 inside": []string{"\xff"},
 		"invalid JSON": jsonText("{"), "lone surrogate": jsonText(`"\ud800"`), "escaped NUL": jsonText(`{"\u0000": 1}`),
-		"beyond numeric": jsonText("1e1000000"), "too large": strings.Repeat("x", 1<<20), "too deep": jsonText(nested(1001)),
+		"beyond numeric": jsonText("1e1000000"), "too large": strings.Repeat("x", 1<<20), "numbers": jsonText("[" + strings.Repeat("1e100000,", 10) + "1e50000]"), "too deep": jsonText(nested(1001)),
 	}
 	good := map[string]any{"deep": jsonText(nested(1000)), "large": strings.Repeat("x", 1<<20-2), "number": jsonText("1e100000")}
 	q := newQueue(t, pgtest.New(t), handler("results", func(_ context.Context, job *simplequeue.Job) error {

@@ -69,6 +69,9 @@ func (j *Job) stepDone(ctx context.Context, name string) (json.RawMessage, error
 			return nil, fmt.Errorf("simplequeue: %s: %w", what, err)
 		}
 		r.steps = steps
+		for name, value := range steps {
+			r.stepBytes += len(name) + len(value)
+		}
 	}
 	return r.steps[name], nil
 }
@@ -89,22 +92,20 @@ func (r *running) loadSteps(ctx context.Context) (map[string]json.RawMessage, er
 
 func (j *Job) saveStep(ctx context.Context, name string, value any) error {
 	r, what := j.run, fmt.Sprintf("step %q", name)
-	text, err := encodeValue(what, value, j.maxBytes())
+	text, printed, err := encodeValue(what, value, j.maxBytes())
 	if err != nil {
 		return err
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	all := len(name) + len(text)
-	for other, v := range r.steps {
-		all += len(other) + len(v)
-	}
+	all := r.stepBytes + len(name) + printed
 	if all > j.maxBytes() {
-		return tooLarge("the job's steps with "+what, all, j.maxBytes())
+		return tooLarge("the job's steps with "+what, int64(all), all-printed+len(text), j.maxBytes())
 	}
 	if err := r.change(ctx, store.SaveStep(r.fence(), name, string(text), len(j.Payload)+len(j.Raw))); err != nil {
 		return fmt.Errorf("simplequeue: %s: %w", what, err)
 	}
 	r.steps[name] = text
+	r.stepBytes = all
 	return nil
 }

@@ -2,6 +2,7 @@ package simplequeue_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -169,10 +170,16 @@ func TestStepsThatFail(t *testing.T) {
 			return simplequeue.Critical(err)
 		}
 		for what, step := range map[string]func() (string, error){
-			"no name":      func() (string, error) { return simplequeue.Step(ctx, job, "", text("")) },
-			"a long name":  func() (string, error) { return simplequeue.Step(ctx, job, strings.Repeat("x", 129), text("")) },
-			"a NUL name":   func() (string, error) { return simplequeue.Step(ctx, job, "\x00", text("")) },
-			"a NUL":        func() (string, error) { return simplequeue.Step(ctx, job, "nul", text("\x00")) },
+			"no name":     func() (string, error) { return simplequeue.Step(ctx, job, "", text("")) },
+			"a long name": func() (string, error) { return simplequeue.Step(ctx, job, strings.Repeat("x", 129), text("")) },
+			"a NUL name":  func() (string, error) { return simplequeue.Step(ctx, job, "\x00", text("")) },
+			"a NUL":       func() (string, error) { return simplequeue.Step(ctx, job, "nul", text("\x00")) },
+			"numbers": func() (string, error) {
+				_, err := simplequeue.Step(ctx, job, "numbers", func(context.Context) (json.RawMessage, error) {
+					return json.RawMessage("[" + strings.Repeat("1e100000,", 4) + "1e50000]"), nil
+				})
+				return "", err
+			},
 			"all together": func() (string, error) { return simplequeue.Step(ctx, job, "other half", text(half)) },
 		} {
 			_, err := step()

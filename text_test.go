@@ -88,8 +88,8 @@ func TestJSONProblem(t *testing.T) {
 		if !json.Valid([]byte(text)) {
 			continue
 		}
-		if got := jsonProblem([]byte(text)); (got != "") != refused {
-			t.Errorf("jsonProblem(%.40q) = %q, want refused: %t", text, got, refused)
+		if _, got := jsonSize([]byte(text)); (got != "") != refused {
+			t.Errorf("jsonSize(%.40q) = %q, want refused: %t", text, got, refused)
 		}
 	}
 }
