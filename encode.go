@@ -136,6 +136,28 @@ func hexRune(digits []byte) rune {
 	return rune(n)
 }
 
+// depthProblem says of valid JSON that it is nested more than so many levels
+// deep.
+func depthProblem(text []byte, most int) string {
+	if len(text) <= 2*most {
+		return "" // each level has two brackets
+	}
+	level := 0
+	for i := 0; i < len(text); i++ {
+		switch text[i] {
+		case '"':
+			i = stringEnd(text, i+1)
+		case '[', '{':
+			if level++; level > most {
+				return fmt.Sprintf("is nested more than %d levels deep", most)
+			}
+		case ']', '}':
+			level--
+		}
+	}
+	return ""
+}
+
 // numbers says by how many bytes the numbers of JSON text grow when they are
 // printed, and whether there is one that PostgreSQL's numeric cannot hold.
 func numbers(text []byte) (growth int64, problem string) {

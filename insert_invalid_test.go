@@ -25,6 +25,16 @@ func deep(n int) json.RawMessage {
 	return json.RawMessage(strings.Repeat("[", n) + strings.Repeat("]", n))
 }
 
+// layers are as many lists, one in the other. As Go values they go through the
+// encoder, which has no limit of its own.
+func layers(n int) any {
+	v := []any{}
+	for range n - 1 {
+		v = []any{v}
+	}
+	return v
+}
+
 // What cannot be stored is refused before the database is asked, on every
 // path, with the field's name; nothing is cut, replaced or dropped.
 func TestJobsThatCannotBeStoredAreRefused(t *testing.T) {
@@ -95,6 +105,8 @@ func TestJobsThatCannotBeStoredAreRefused(t *testing.T) {
 		"many digits":                 {simplequeue.NewJob{Queue: "a", Payload: raw(strings.Repeat("1", 150_000))}, "Payload"},
 		"numbers that print large":    {simplequeue.NewJob{Queue: "a", Payload: raw("[1e100000,-1e99999]")}, "Payload"},
 		"long small numbers":          {simplequeue.NewJob{Queue: "a", Payload: raw("[" + strings.Repeat("1e-15990,", 13) + "1]")}, "Payload"},
+		"deep":                        {simplequeue.NewJob{Queue: "a", Payload: layers(50_000)}, "Payload"},
+		"a level too deep":            {simplequeue.NewJob{Queue: "a", Payload: layers(10_001)}, "Payload"},
 		"large payload":               {simplequeue.NewJob{Queue: "a", Payload: long(200_000)}, "Payload"},
 		"large raw":                   {simplequeue.NewJob{Queue: "a", Raw: make([]byte, 200_001)}, "Payload"},
 		"large together":              {simplequeue.NewJob{Queue: "a", Payload: long(100_000), Raw: make([]byte, 100_000)}, "Payload"},
@@ -176,7 +188,9 @@ func TestJobsAtTheBoundsAreStored(t *testing.T) {
 		"short":          {Queue: "a", Delay: 1, Timeout: 1},
 		"retention":      {Queue: "a", Retention: simplequeue.Retention{Archive: 87600 * time.Hour, DeadLetter: 1}},
 		"own id":         {Queue: "a", ID: uuid.UUID{15: 1}},
-		"deep":           {Queue: "a", Payload: deep(9_000)},
+		"deep":           {Queue: "a", Payload: deep(10_000)},
+		"deep values":    {Queue: "a", Payload: layers(10_000)},
+		"brackets":       {Queue: "a", Payload: "\"" + strings.Repeat("[", 30_000)},
 		"genuine U+FFFD": {Queue: "a", Payload: map[string]any{"a": "\ufffd", "b": json.RawMessage(`"\ufffd"`)}},
 		"exact payload":  {Queue: "a", Payload: strings.Repeat("x", 1<<20-2)},
 		"no number":      {Queue: "a", Payload: json.RawMessage(`"1e200000 \" 1e200000 \\"`)},

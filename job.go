@@ -47,7 +47,8 @@ type NewJob struct {
 	Kind string
 	// Payload is encoded with encoding/json; a json.RawMessage is taken as it
 	// is. nil means no payload. It and Raw have at most Options.MaxPayloadBytes
-	// together; a number with an exponent counts with all its digits.
+	// together; a number with an exponent counts with all its digits. JSON is
+	// nested at most 10,000 levels deep.
 	Payload any
 	// Raw is a payload stored byte by byte, beside or instead of Payload.
 	Raw []byte

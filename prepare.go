@@ -20,6 +20,7 @@ const (
 	maxPropsBytes   = 64 << 10
 	inlinePayload   = 1 << 10 // larger payloads are stored apart
 	maxDelay        = 100 * 365 * 24 * time.Hour
+	maxPayloadDepth = 10_000  // levels, as deep as encoding/json decodes
 	maxJSONExponent = 100_000 // PostgreSQL's numeric goes to 131072 digits,
 	maxJSONDigits   = 16_000  // 16383 of them after the point
 )
@@ -253,6 +254,9 @@ func (r *ready) encodePayload(limit, index int) error {
 		}
 		printed, problem := jsonSize(text)
 		if problem != "" {
+			return &InvalidJobError{Index: index, Field: "Payload", Reason: problem}
+		}
+		if problem := depthProblem(text, maxPayloadDepth); problem != "" {
 			return &InvalidJobError{Index: index, Field: "Payload", Reason: problem}
 		}
 		s := string(text)

@@ -78,8 +78,8 @@ func encodeValue(what string, v any, limit int) (text []byte, size int, err erro
 	if printed > int64(limit) {
 		return nil, 0, tooLarge(what, printed, len(text), limit)
 	}
-	if depth(text) > maxDepth {
-		return nil, 0, &InvalidValueError{Name: what, Reason: fmt.Sprintf("is nested more than %d levels deep", maxDepth)}
+	if problem := depthProblem(text, maxDepth); problem != "" {
+		return nil, 0, &InvalidValueError{Name: what, Reason: problem}
 	}
 	return text, int(printed), nil
 }
@@ -89,21 +89,6 @@ func encodeValue(what string, v any, limit int) (text []byte, size int, err erro
 func tooLarge(what string, size int64, sent, limit int) error {
 	return &InvalidValueError{Name: what, Reason: fmt.Sprintf(
 		"has %d bytes%s, more than Options.MaxPayloadBytes = %d: raise it, or store the data elsewhere and keep a reference", size, writtenOut(size, sent), limit)}
-}
-
-// depth is how deeply valid JSON is nested, or more, if brackets are in strings.
-func depth(text []byte) (deepest int) {
-	level := 0
-	for _, c := range text {
-		switch c {
-		case '[', '{':
-			level++
-			deepest = max(deepest, level)
-		case ']', '}':
-			level--
-		}
-	}
-	return deepest
 }
 
 // maxBytes is the bound of what the job stores.

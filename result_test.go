@@ -121,7 +121,7 @@ func TestResultsThatCannotBeStoredAreRefused(t *testing.T) {
 		"invalid JSON": jsonText("{"), "lone surrogate": jsonText(`"\ud800"`), "escaped NUL": jsonText(`{"\u0000": 1}`),
 		"beyond numeric": jsonText("1e1000000"), "too large": strings.Repeat("x", 1<<20), "numbers": jsonText("[" + strings.Repeat("1e100000,", 10) + "1e50000]"), "too deep": jsonText(nested(1001)),
 	}
-	good := map[string]any{"deep": jsonText(nested(1000)), "large": strings.Repeat("x", 1<<20-2), "number": jsonText("1e100000")}
+	good := map[string]any{"deep": jsonText(nested(1000)), "large": strings.Repeat("x", 1<<20-2), "number": jsonText("1e100000"), "brackets": strings.Repeat("[", 3000)}
 	q := newQueue(t, pgtest.New(t), handler("results", func(_ context.Context, job *simplequeue.Job) error {
 		if v, ok := good[job.Kind]; ok {
 			return job.SetResult(v)
