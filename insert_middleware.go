@@ -17,8 +17,8 @@ type InsertFunc func(ctx context.Context, jobs []NewJob) ([]Inserted, error)
 // and their forms for a transaction. It runs in the caller's goroutine, once a
 // call, before the jobs are checked.
 //
-// It may change the jobs, which are its own copy down to their maps, but for
-// Payload; refuse them with an error, which the caller gets as it is; and look
+// It may change the jobs, which are its own copy down to their maps and lists, but
+// for Payload; refuse them with an error, which the caller gets as it is; and look
 // at the results, which inside a caller's transaction are not committed yet. It
 // passes on the context it was given, or one made from that. Jobs inserted by
 // simplequeue.enqueue in SQL, and the copies of a [SimpleQueue.Replay], do not pass
@@ -39,6 +39,7 @@ func (q *SimpleQueue) insertThrough(ctx context.Context, jobs []NewJob, last Ins
 	for i, j := range jobs {
 		j.Raw = bytes.Clone(j.Raw)
 		j.Metadata, j.TraceContext = maps.Clone(j.Metadata), maps.Clone(j.TraceContext)
+		j.Unique.Fields = slices.Clone(j.Unique.Fields)
 		own[i] = j
 	}
 	results, err := q.inserts(context.WithValue(ctx, insertTarget{}, last), own)

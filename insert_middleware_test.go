@@ -145,3 +145,22 @@ func TestInsertMiddlewareRefusesAndObserves(t *testing.T) {
 		t.Errorf("New with nil middleware: %v", err)
 	}
 }
+
+// Middleware that changes the fields of a job's key does not change the caller's.
+func TestMiddlewareChangesFieldsOfItsOwn(t *testing.T) {
+	t.Parallel()
+	refused := errors.New("refused")
+	q := newQueue(t, pgtest.New(t), simplequeue.Options{InsertMiddleware: []simplequeue.InsertMiddleware{
+		func(simplequeue.InsertFunc) simplequeue.InsertFunc {
+			return func(_ context.Context, jobs []simplequeue.NewJob) ([]simplequeue.Inserted, error) {
+				jobs[0].Unique.Fields[0] = "changed"
+				return nil, refused
+			}
+		},
+	}})
+	fields := []string{"id"}
+	_, err := q.Insert(t.Context(), simplequeue.NewJob{Queue: "a", Payload: 1, Unique: simplequeue.Unique{Fields: fields}})
+	if !errors.Is(err, refused) || fields[0] != "id" {
+		t.Errorf("%v, the caller's key is of %q", err, fields)
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"maps"
+	"slices"
 	"time"
 
 	"github.com/simplequeue/simplequeue/backoff"
@@ -34,6 +35,7 @@ func (t *Template[T]) New(payload T, opts ...func(*NewJob)) NewJob {
 	job := t.Defaults
 	job.Raw = bytes.Clone(job.Raw)
 	job.Metadata, job.TraceContext = maps.Clone(job.Metadata), maps.Clone(job.TraceContext)
+	job.Unique.Fields = slices.Clone(job.Unique.Fields)
 	job.Payload = payload
 	job.ID = [16]byte{}
 	for _, opt := range opts {

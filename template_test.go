@@ -155,3 +155,14 @@ func TestTemplateBackoff(t *testing.T) {
 		}
 	}
 }
+
+// The fields of a job's key are its own.
+func TestAJobOfATemplateHasFieldsOfItsOwn(t *testing.T) {
+	t.Parallel()
+	template := simplequeue.Template[int]{Defaults: simplequeue.NewJob{Queue: "a", Unique: simplequeue.Unique{Fields: []string{"id"}}}}
+	job := template.New(1)
+	job.Unique.Fields[0] = "changed"
+	if got := template.Defaults.Unique.Fields[0]; got != "id" {
+		t.Errorf("the template's key is of %q", got)
+	}
+}
