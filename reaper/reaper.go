@@ -387,7 +387,7 @@ func (r *Reaper) endRequests(ctx context.Context) error {
 			return err
 		}
 		for reason, ids := range jobs {
-			if _, err := r.db.Cancel(ctx, time.Second, ids, reason); err != nil {
+			if _, err := r.db.Cancel(ctx, time.Second, ids, store.Live{Waiting: true, Pending: true, Running: true}, reason); err != nil {
 				return err
 			}
 		}
