@@ -21,6 +21,7 @@ type claimer interface {
 	Claim(ctx context.Context, limit time.Duration, r store.ClaimRequest) ([]store.Claimed, error)
 	ClaimParked(ctx context.Context, limit time.Duration, r store.ClaimRequest, kinds []string) ([]store.Claimed, error)
 	Adopt(ctx context.Context, limit time.Duration, worker uuid.UUID, nonces []int64) ([]store.Claimed, error)
+	TryBeat(ctx context.Context, limit time.Duration) error
 	Payloads(ctx context.Context, limit time.Duration, ids [][16]byte) (map[[16]byte]store.Payload, error)
 	Lanes(ctx context.Context, limit time.Duration, after int64, add func(store.Lane)) (int64, error)
 	Heads(ctx context.Context, limit time.Duration, lanes []store.Lane) (store.Heads, error)
@@ -72,6 +73,7 @@ type poller struct {
 	lastLane   int64
 	doubtful   []doubt
 	adoptAt    time.Time
+	blindSince time.Time // doubtful cannot be looked for, but the database is there
 }
 
 // doubt is a claim that may have committed, or may still do so: the server goes
@@ -355,8 +357,10 @@ func (p *poller) adopt(ctx context.Context) error {
 	}
 	jobs, err := p.db.Adopt(ctx, claimLimit, p.worker, nonces)
 	if err != nil {
+		p.dropDoubts(ctx, err)
 		return fmt.Errorf("look for claims in doubt: %w", err)
 	}
+	p.blindSince = time.Time{}
 	p.adoptAt = now.Add(adoptEvery)
 	p.doubtful = slices.DeleteFunc(p.doubtful, func(d doubt) bool {
 		return now.After(d.until) || slices.ContainsFunc(jobs, func(j store.Claimed) bool { return j.Nonce == d.nonce })
@@ -377,6 +381,28 @@ func (p *poller) adopt(ctx context.Context) error {
 		p.start(ctx, jobs, nonce, asked[nonce], permits)
 	}
 	return nil
+}
+
+// dropDoubts gives up what cannot be looked for, so that claims go on: after the
+// length of a lease in which beats could be written, for then the reaper has what
+// there was. While they cannot be written no lease ages, and the doubts stay.
+func (p *poller) dropDoubts(ctx context.Context, cause error) {
+	if p.db.TryBeat(ctx, prefetchLimit) != nil {
+		p.blindSince = time.Time{}
+		return
+	}
+	now := time.Now()
+	if p.blindSince.IsZero() {
+		p.blindSince = now
+	}
+	if now.Sub(p.blindSince) <= time.Duration(p.leaseMS)*time.Millisecond {
+		return
+	}
+	before := len(p.doubtful)
+	p.doubtful = slices.DeleteFunc(p.doubtful, func(d doubt) bool { return now.After(d.until) })
+	if n := before - len(p.doubtful); n > 0 {
+		p.log.ErrorContext(ctx, "claims in doubt cannot be looked for, given up", "claims", n, "err", cause)
+	}
 }
 
 // start makes claims of rows and hands them to the runner, with a global permit

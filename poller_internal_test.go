@@ -30,6 +30,7 @@ type fakeClaimer struct {
 	parked  func(store.ClaimRequest, []string) ([]store.Claimed, error)
 	adopt   func([]int64) ([]store.Claimed, error)
 	heed    func([]string) (bool, error)
+	tryBeat func() error
 	payload func(limit time.Duration) (map[[16]byte]store.Payload, error)
 	claims  int // calls
 	nextID  int64
@@ -64,6 +65,13 @@ func (f *fakeClaimer) Adopt(_ context.Context, _ time.Duration, _ uuid.UUID, non
 		return nil, nil
 	}
 	return f.adopt(nonces)
+}
+
+func (f *fakeClaimer) TryBeat(context.Context, time.Duration) error {
+	if f.tryBeat == nil {
+		return nil
+	}
+	return f.tryBeat()
 }
 
 func (f *fakeClaimer) Payloads(_ context.Context, limit time.Duration, _ [][16]byte) (map[[16]byte]store.Payload, error) {
@@ -345,6 +353,63 @@ func TestClaimsInDoubtAreAdopted(t *testing.T) {
 				}
 				if !p.global.TryAcquire(5) {
 					t.Error("permits leaked")
+				}
+			})
+		})
+	}
+}
+
+// TestClaimsInDoubtThatCannotBeLookedFor: where the looks fail although the
+// database is there, the doubt ends with the leases and claims go on; while the
+// database is away, for however long, no lease ages, and its jobs are adopted.
+func TestClaimsInDoubtThatCannotBeLookedFor(t *testing.T) {
+	t.Parallel()
+	for _, away := range []bool{false, true} {
+		t.Run(fmt.Sprintf("away %v", away), func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				f := &fakeClaimer{lanes: []store.Lane{{Queue: "a"}}}
+				p := newTestPoller(t, f, Options{Handlers: []Handler{HandlerFunc("a", func(context.Context, *Job) error { return nil })}})
+				p.leaseMS = int(testLease.Milliseconds())
+				began := time.Now()
+				again := time.Duration(0) // when claims went on
+				f.claim = func(store.ClaimRequest) ([]store.Claimed, error) {
+					if f.claims == 1 {
+						return nil, io.ErrUnexpectedEOF
+					}
+					if again == 0 {
+						again = time.Since(began)
+					}
+					return nil, nil
+				}
+				const outage = time.Minute
+				f.tryBeat = func() error {
+					if away && time.Since(began) < outage {
+						return errAway
+					}
+					return nil
+				}
+				f.adopt = func(nonces []int64) ([]store.Claimed, error) {
+					if !away || time.Since(began) < outage {
+						return nil, errAway
+					}
+					j := f.job("a", "", 0)
+					j.Nonce = nonces[0]
+					return []store.Claimed{j}, nil
+				}
+				adopted := 0
+				p.dispatch = func(claims []*claim) {
+					for _, c := range claims {
+						adopted++
+						p.endForTest(c)
+					}
+				}
+				runFor(p, 2*time.Minute)
+				switch {
+				case away && adopted != 1:
+					t.Errorf("%d jobs adopted after the outage, want 1", adopted)
+				case !away && (again < testLease || again > 30*time.Second):
+					t.Errorf("claims went on after %v, want that soon after a lease of %v", again, testLease)
 				}
 			})
 		})
