@@ -410,7 +410,7 @@ func (e *engine) sayGoodbye(limit time.Duration) {
 // register shows operators that this worker is there.
 func (e *engine) register(ctx context.Context) {
 	for {
-		err := e.db.RegisterWorker(ctx, claimLimit, e.worker, e.queue.opts.Name, e.queue.routes.names(), e.queue.routes.knownKinds())
+		err := e.signIn(ctx)
 		if ctx.Err() != nil {
 			return
 		}
@@ -423,6 +423,15 @@ func (e *engine) register(ctx context.Context) {
 			return
 		}
 	}
+}
+
+// signIn registers the worker, for the first time or again.
+func (e *engine) signIn(ctx context.Context) error {
+	added, err := e.db.RegisterWorker(ctx, claimLimit, e.worker, e.queue.opts.Name, e.queue.routes.names(), e.queue.routes.knownKinds())
+	if added {
+		e.poller.noteAgain()
+	}
+	return err
 }
 
 // within waits for done, at most d; a negative d does not wait.

@@ -85,10 +85,11 @@ func drainEnded(queue string, last store.Draining, err error) error {
 		queue, last.Running, last.Unaware, err)
 }
 
-// pauseBook is what the poller knows of pauses. But for look it belongs to the
-// poller's goroutine.
+// pauseBook is what the poller knows of pauses. But for look and lost it belongs
+// to the poller's goroutine.
 type pauseBook struct {
 	look   atomic.Bool // read them again now
+	lost   atomic.Bool // what was noted has gone with the worker's row
 	heeded []string    // nothing is claimed from these queues; sorted
 	noted  bool        // so it is noted in the database
 }
@@ -98,12 +99,22 @@ func (p *poller) lookForPauses() {
 	p.wake()
 }
 
+// noteAgain tells the poller that the database knows nothing of what it heeds: the
+// worker was forgotten in a long silence, or by a failover.
+func (p *poller) noteAgain() {
+	p.pauses.lost.Store(true)
+	p.lookForPauses()
+}
+
 // heed stops claiming from the queues that are paused and says so in the
 // database; what it has said it takes back before it claims again. A claim whose
 // commit is in doubt may still bring jobs, so that is waited for. Where no queue
 // is paused, and none was, nothing is written.
 func (p *poller) heed(ctx context.Context, paused []string) error {
 	b := &p.pauses
+	if b.lost.Swap(false) {
+		b.noted = false
+	}
 	if len(paused) == 0 && len(b.heeded) == 0 {
 		return nil
 	}

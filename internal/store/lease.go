@@ -79,12 +79,17 @@ func (db *DB) CancelRequests(ctx context.Context, limit time.Duration) ([]Cancel
 var registerWorker = Define(`
 INSERT INTO {schema}.job_worker AS w (worker_id, name, queues, kinds)
 VALUES ($1::uuid, $2::text, $3::text[], $4::text::jsonb)
-ON CONFLICT (worker_id) DO UPDATE SET seen_at = clock_timestamp()`)
+ON CONFLICT (worker_id) DO UPDATE SET seen_at = clock_timestamp()
+RETURNING w.xmax = 0`)
 
 // RegisterWorker notes that a worker is there. kinds, JSON or nil, are those that
-// it knows, by queue.
-func (db *DB) RegisterWorker(ctx context.Context, limit time.Duration, id uuid.UUID, name string, queues []string, kinds *string) error {
-	return db.Tx(ctx, limit, Step{Statement: registerWorker, Args: []any{id, name, queues, kinds}})
+// it knows, by queue. It reports whether the worker was not known: then nothing
+// is known of the pauses that it heeds either.
+func (db *DB) RegisterWorker(ctx context.Context, limit time.Duration, id uuid.UUID, name string, queues []string, kinds *string) (added bool, err error) {
+	err = db.Tx(ctx, limit, Step{Statement: registerWorker, Args: []any{id, name, queues, kinds}, Scan: func(row pgx.Rows) error {
+		return row.Scan(&added)
+	}})
+	return added, err
 }
 
 var removeWorker = Define(`DELETE FROM {schema}.job_worker WHERE worker_id = $1::uuid`)
