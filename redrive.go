@@ -246,9 +246,10 @@ func (q *SimpleQueue) again(ctx context.Context, f Filter, how Redrive, do func(
 
 // Purge deletes jobs that have ended, from the archive and the dead letter
 // queue, and returns how many. It goes through those that match in batches of a
-// transaction each, and stops at the first error. A filter that names neither
-// jobs nor states is refused, as is one with a limit. Live jobs are not touched, whatever the filter:
-// cancel them first.
+// transaction each, and stops at the first error. Where completed jobs are not
+// asked for, a dead one that is redriven and completes meanwhile stays. A filter
+// that names neither jobs nor states is refused, as is one with a limit. Live
+// jobs are not touched, whatever the filter: cancel them first.
 func (q *SimpleQueue) Purge(ctx context.Context, f Filter) (total int, err error) {
 	if len(f.States) == 0 {
 		if !f.narrow() {
@@ -262,7 +263,7 @@ func (q *SimpleQueue) Purge(ctx context.Context, f Filter) (total int, err error
 		}
 	}
 	err = q.ids(ctx, f, redriveBatch, func(ids []uuid.UUID) error {
-		n, err := q.db.Purge(ctx, redriveLimit, rawIDs(ids))
+		n, err := q.db.Purge(ctx, redriveLimit, rawIDs(ids), f.store().States)
 		total += n
 		if err != nil {
 			return fmt.Errorf("simplequeue: purge: %w", err)

@@ -550,6 +550,52 @@ func TestPurge(t *testing.T) {
 	}
 }
 
+// A dead job that is redriven and completes between the look for it and its purge
+// is no dead one, and stays.
+func TestPurgeOfDeadJobsLeavesCompletedOnes(t *testing.T) {
+	t.Parallel()
+	pool := pgtest.New(t)
+	q := newQueue(t, pool, simplequeue.Options{})
+	var ids []uuid.UUID
+	for range 2 {
+		ids = append(ids, insert(t, q, simplequeue.NewJob{Queue: "a"}))
+		if _, err := q.Cancel(t.Context(), ids[len(ids)-1], ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tx, err := pool.Begin(t.Context())
+	if err == nil { // its row is the first that the purge locks
+		_, err = tx.Exec(t.Context(), "SELECT FROM simplequeue.job_finished WHERE id = $1 FOR UPDATE", ids[0])
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = tx.Rollback(context.Background()) }()
+	done := make(chan int, 1)
+	go func() {
+		n, err := q.Purge(t.Context(), simplequeue.Filter{Queue: "a", States: []simplequeue.State{simplequeue.StateCancelled}})
+		if err != nil {
+			t.Error(err)
+		}
+		done <- n
+	}()
+	eventually(t, "the purge waits", func() bool {
+		return queryOne[int](t, pool, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'") == 1
+	})
+	if _, err := q.Redrive(t.Context(), simplequeue.Filter{IDs: ids[1:]}, simplequeue.Redrive{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := claimOne(t, q, "a").Settle(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := tx.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if n := <-done; n != 1 || state(t, q, ids[0]) != "" || state(t, q, ids[1]) != simplequeue.StateCompleted {
+		t.Errorf("%d purged, the jobs are %q and %q, want the first one gone", n, state(t, q, ids[0]), state(t, q, ids[1]))
+	}
+}
+
 // Redrive and Replay refuse what they cannot do.
 func TestRedriveRefusesWhatIsNotThere(t *testing.T) {
 	t.Parallel()

@@ -292,10 +292,16 @@ var (
 	purgeDead    = Define(in("job_queue_dlq", strings.ReplaceAll(purge, "{payload}", "")))
 )
 
-// Purge deletes those of the jobs that have ended, and returns how many.
-func (db *DB) Purge(ctx context.Context, limit time.Duration, ids [][16]byte) (total int, err error) {
-	steps := make([]Step, 0, 3)
-	for _, s := range []Statement{purgeFinished, purgeArchive, purgeDead} {
+var purges = map[string]Statement{
+	"job_finished": purgeFinished, "job_queue_archive": purgeArchive, "job_queue_dlq": purgeDead,
+}
+
+// Purge deletes those of the jobs that are in the tables of the states, in which
+// jobs have ended, and returns how many.
+func (db *DB) Purge(ctx context.Context, limit time.Duration, ids [][16]byte, states []string) (total int, err error) {
+	var steps []Step
+	for _, source := range (&Filter{States: states}).of() {
+		s := purges[source.table]
 		steps = append(steps, Step{Statement: s, Args: []any{uuids(ids)}, Scan: func(row pgx.Rows) error {
 			n := 0
 			err := row.Scan(&n)
