@@ -138,6 +138,9 @@ func holdRuns(c *holdCase) (list []Hold) {
 			Text: fmt.Sprintf("It was asked to stop at %s, and its handler has not returned.", c.at(*c.CancelAt)),
 		})
 	}
+	if c.SweptSince != nil && c.SweptSince.After(last) {
+		last = *c.SweptSince
+	}
 	if c.LeaseMS != nil {
 		if end := last.Add(time.Duration(*c.LeaseMS) * time.Millisecond); end.Before(c.Now) {
 			list = append(list, Hold{

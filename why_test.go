@@ -130,7 +130,11 @@ func TestWhyAJobIsNotRunning(t *testing.T) {
 			t.Errorf("its lease of a minute has not been renewed for two: %+v", h)
 		}
 	}
-	execute(t, pool, "UPDATE simplequeue.job_running SET claimed_at = now() - interval '2 minutes'")
+	execute(t, pool, "UPDATE simplequeue.job_running SET claimed_at = now() - interval '2 minutes'",
+		`INSERT INTO simplequeue.job_sweep (name, swept_at, continuous_since) VALUES ('reaper', now(), now())
+		 ON CONFLICT (name) DO UPDATE SET continuous_since = now()`)
+	why(byHand, simplequeue.HoldRunning) // after an outage leases begin anew
+	execute(t, pool, "UPDATE simplequeue.job_sweep SET continuous_since = now() - interval '1 day' WHERE name = 'reaper'")
 	over()
 	if err := leases[0].Extend(t.Context()); err != nil {
 		t.Fatal(err)

@@ -49,7 +49,8 @@ SELECT j.id,
         FROM {schema}.job_running AS r
         JOIN {schema}.job_cancel AS c ON c.claim_id = r.claim_id AND c.claim_nonce = r.claim_nonce
         WHERE r.id = j.id
-        LIMIT 1)
+        LIMIT 1),
+       (SELECT s.continuous_since FROM {schema}.job_sweep AS s WHERE s.name = 'reaper')
 FROM asked AS j`)
 
 // Holds is what may hold a job back.
@@ -64,6 +65,7 @@ type Holds struct {
 	BeatAt      *time.Time // last heartbeat, nil before the first
 	LeaseMS     *int32
 	CancelAt    *time.Time
+	SweptSince  *time.Time // leases age from then on, nil before the first sweep
 }
 
 // Holds looks at one job. It returns nil for one that is nowhere.
@@ -72,7 +74,7 @@ func (db *DB) Holds(ctx context.Context, limit time.Duration, id [16]byte) (foun
 		found = &Holds{}
 		var self [16]byte
 		return row.Scan(&self, &found.Now, &found.PauseReason, &found.PausedAt, &found.Lane, &found.Ahead, &found.Running,
-			&found.Suspect, &found.BeatAt, &found.LeaseMS, &found.CancelAt)
+			&found.Suspect, &found.BeatAt, &found.LeaseMS, &found.CancelAt, &found.SweptSince)
 	}})
 	return found, err
 }
