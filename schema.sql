@@ -995,7 +995,7 @@ BEGIN
 END
 $prepare$;
 INSERT INTO "simplequeue".schema_migration (version, name, checksum)
-VALUES (5, 'gates', 'e0529628cb85e99c500df4bc9547c2484c00ab305bfdb17881214aca8605c102');
+VALUES (5, 'gates', 'a1a5cc380c2c1554a12416e8fd8c2f0593e75d29ce89268004f17609ca85cc4a');
 
 -- Gates: whatever holds jobs back together. A job that has to pass a gate waits
 -- in job_waiting (reason gated) and has a row in job_gated; the admitter lets it
@@ -1276,8 +1276,10 @@ BEGIN
         IF FOUND AND policy = 'debounce' THEN
             due := least(due, waiting.created_at + most_us * interval '1 microsecond');
             IF waiting.reason NOT IN ('gated', 'held') THEN
-                waiting.run_at := greatest(waiting.run_at, due);
-                replaced := true;
+                IF waiting.run_at > now AND isfinite(waiting.run_at) THEN -- not due, nor parked
+                    waiting.run_at := greatest(waiting.run_at, due);
+                    replaced := true;
+                END IF;
             ELSE
                 runs_at := CASE waiting.reason
                     WHEN 'held' THEN (SELECT h.run_at FROM "simplequeue".job_held AS h WHERE h.job_id = holder)

@@ -52,7 +52,8 @@ const (
 	ConflictReplace
 	// ConflictDebounce puts a holder of the same queue that waits for its first
 	// run off until the new job's time, if that is later, and changes nothing
-	// else. One that is due already is left alone.
+	// else. One that is due already is left alone, whether a worker has moved it to
+	// the queue yet or not, as is one that waits for a worker that knows its kind.
 	ConflictDebounce
 )
 

@@ -203,6 +203,20 @@ func TestDebounce(t *testing.T) {
 	if got := state(t, q, due); got != simplequeue.StatePending {
 		t.Errorf("the job that was due is %s", got)
 	}
+
+	for queue, set := range map[string]string{
+		"due":    "run_at = date_trunc('second', now()) - interval '1 minute'", // nobody has promoted it
+		"parked": "run_at = 'infinity', reason = 'unknown_kind'",
+	} {
+		push.Queue = queue
+		id := insert(t, q, push)
+		execute(t, pool, "UPDATE simplequeue.job_waiting SET "+set+" WHERE queue = '"+queue+"'")
+		before := get(t, q, id)
+		mustMeet(t, one, push, simplequeue.Inserted{ID: id})
+		if after := get(t, q, id); !after.RunAt.Equal(before.RunAt) || after.Reason != before.Reason {
+			t.Errorf("%s: the job waits (%s) until %v, want as before until %v", queue, after.Reason, after.RunAt, before.RunAt)
+		}
+	}
 }
 
 // Who waits for a job learns of its end also when another insert has replaced it,

@@ -277,8 +277,10 @@ BEGIN
         IF FOUND AND policy = 'debounce' THEN
             due := least(due, waiting.created_at + most_us * interval '1 microsecond');
             IF waiting.reason NOT IN ('gated', 'held') THEN
-                waiting.run_at := greatest(waiting.run_at, due);
-                replaced := true;
+                IF waiting.run_at > now AND isfinite(waiting.run_at) THEN -- not due, nor parked
+                    waiting.run_at := greatest(waiting.run_at, due);
+                    replaced := true;
+                END IF;
             ELSE
                 runs_at := CASE waiting.reason
                     WHEN 'held' THEN (SELECT h.run_at FROM {schema}.job_held AS h WHERE h.job_id = holder)
