@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/simplequeue/simplequeue"
 	"github.com/simplequeue/simplequeue/backoff"
 	"github.com/simplequeue/simplequeue/internal/pgtest"
@@ -192,6 +194,30 @@ func TestAPayloadThatDoesNotDecodeIsUnprocessable(t *testing.T) {
 	got := awaitState(t, q, id, simplequeue.StateUnprocessable)
 	if got.Attempt != 1 || string(got.Payload) != `{"N": "many"}` || !strings.Contains(got.LastError(), "N") {
 		t.Errorf("after attempt %d: payload %s, error %q", got.Attempt, got.Payload, got.LastError())
+	}
+}
+
+// A payload that the server cannot send, put there by SQL, ends its job as one
+// that is gone does, and disturbs no job that was claimed with it.
+func TestAPayloadThatCannotBeReadIsUnprocessable(t *testing.T) {
+	t.Parallel()
+	pool := pgtest.New(t)
+	q := newQueue(t, pool, handler("a", func(context.Context, *simplequeue.Job) error { return nil }))
+	before := insert(t, q, simplequeue.NewJob{Queue: "a", Raw: make([]byte, 2000)})
+	id := insert(t, q, simplequeue.NewJob{Queue: "a", Raw: make([]byte, 2000)})
+	after := insert(t, q, simplequeue.NewJob{Queue: "a", Raw: make([]byte, 2000)})
+	if _, err := pool.Exec(t.Context(), "UPDATE simplequeue.job_payload SET payload = $2::text::jsonb WHERE id = $1",
+		id, "["+strings.Repeat("1e100000,", 11_000)+"1]"); err != nil {
+		t.Fatal(err)
+	}
+	start(t, q)
+	eventually(t, "the job is a dead letter", func() bool {
+		return queryOne[string](t, pool, "SELECT coalesce(max(state::text), '') FROM simplequeue.job WHERE id = $1", id) == "unprocessable"
+	})
+	for _, other := range []uuid.UUID{before, after} {
+		if got := awaitState(t, q, other, simplequeue.StateCompleted); got.Attempt != 1 {
+			t.Errorf("a neighbour took %d attempts", got.Attempt)
+		}
 	}
 }
 

@@ -297,9 +297,13 @@ func (r *runner) load(ctx context.Context, c *claim, left *bool) error {
 	return r.fetch(ctx, c)
 }
 
-// fetch reads the payload. Its error is the job's outcome.
+// fetch reads the payload of this job alone. Its error is the job's outcome:
+// where the server refuses to send the payload, it would do so for ever.
 func (r *runner) fetch(ctx context.Context, c *claim) error {
 	found, err := r.payloads.Payloads(ctx, claimLimit, [][16]byte{c.job.ID})
+	if err != nil && !store.Transient(err) && !store.SchemaMissing(err) {
+		return Unprocessable(fmt.Errorf("the payload, stored apart, cannot be read: %w", err))
+	}
 	if err != nil {
 		return errGiveBack
 	}
