@@ -207,6 +207,7 @@ func TestEnqueueRefusesWhatInsertRefuses(t *testing.T) {
 		{Queue: "a", UniqueKey: "k", Unique: unique{Window: -time.Second}},
 		{Queue: "a", UniqueKey: "k", Unique: unique{MaxDelay: -time.Hour, OnConflict: simplequeue.ConflictReplace}},
 		{Queue: "a", Payload: json.RawMessage("1"), Unique: unique{Fields: []string{"a..b"}}},
+		{Queue: "a", Payload: json.RawMessage("1"), Unique: unique{Fields: []string{"a", long(513)}}},
 	} {
 		_, goErr := q.Insert(t.Context(), job)
 		var invalid *simplequeue.InvalidJobError
