@@ -208,6 +208,8 @@ func TestEnqueueRefusesWhatInsertRefuses(t *testing.T) {
 		{Queue: "a", UniqueKey: "k", Unique: unique{MaxDelay: -time.Hour, OnConflict: simplequeue.ConflictReplace}},
 		{Queue: "a", Payload: json.RawMessage("1"), Unique: unique{Fields: []string{"a..b"}}},
 		{Queue: "a", Payload: json.RawMessage("1"), Unique: unique{Fields: []string{"a", long(513)}}},
+		{Queue: "a", UniqueKey: "k", Unique: unique{Window: 24 * time.Hour, Zone: "CET"}},
+		{Queue: "a", UniqueKey: "k", Unique: unique{Window: 24 * time.Hour, Zone: "Local"}},
 	} {
 		_, goErr := q.Insert(t.Context(), job)
 		var invalid *simplequeue.InvalidJobError

@@ -24,8 +24,9 @@ type Unique struct {
 	// begin at midnight in Zone, of seven days on Mondays; others are counted in
 	// UTC, from midnight where they divide a day.
 	Window time.Duration
-	// Zone is the IANA name of a time zone, for a Window of whole days. Default
-	// UTC.
+	// Zone is the IANA name of a time zone, for a Window of whole days, like
+	// "Europe/Paris". Default UTC. Other names without a "/" are refused: to
+	// PostgreSQL CET and the like are abbreviations, without summer time.
 	Zone string
 
 	// OnConflict says what an insert does that finds the key taken. Default
@@ -90,7 +91,10 @@ func (r *ready) deriveKey() (field, value, problem string) {
 	}
 	spec := uniqueSpec{Window: int64(u.Window / time.Second), Zone: u.Zone}
 	if u.Zone != "" {
-		if _, err := time.LoadLocation(u.Zone); err != nil || u.Zone == "Local" {
+		if u.Zone != "UTC" && !strings.Contains(u.Zone, "/") {
+			return "Unique.Zone", u.Zone, `names no place: write it like "Europe/Paris"`
+		}
+		if _, err := time.LoadLocation(u.Zone); err != nil {
 			return "Unique.Zone", u.Zone, "is no IANA time zone known here: import time/tzdata if the system has none"
 		}
 	}

@@ -489,6 +489,7 @@ BEGIN
             'unique_window', unique_window::text, 'must be whole seconds, at most 100 years, and no months'),
         (unique_zone IS NOT NULL AND (unique_window IS NULL OR extract(epoch FROM unique_window) % 86400 <> 0),
             'unique_zone', unique_zone, 'needs a unique_window of whole days: shorter ones are counted in UTC'),
+        (unique_zone <> 'UTC' AND strpos(unique_zone, '/') = 0, 'unique_zone', unique_zone, 'names no place: write it like "Europe/Paris"'),
         (NOT keyed AND (unique_window IS NOT NULL OR on_conflict <> 'skip'), 'unique_window or on_conflict', coalesce(unique_window::text, on_conflict), 'needs a unique_key or unique_fields'),
         (octet_length(unique_key) > 426 AND (unique_fields IS NOT NULL OR unique_window IS NOT NULL), 'unique_key', unique_key,
             'has ' || octet_length(unique_key) || ' bytes, at most 426 are allowed beside unique_fields or unique_window'),
