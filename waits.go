@@ -38,6 +38,7 @@ type waited struct {
 	due     time.Time     // of the next look
 	place   int           // in the heap, -1 while it is being looked at
 	again   bool          // it has told meanwhile
+	missed  bool          // the last look has not found it
 }
 
 type caller struct {
@@ -58,6 +59,7 @@ const (
 	lookRarely = 5 * time.Second
 	lookSoon   = 25 * time.Millisecond // at one that was just inserted, and may have told before it was waited for
 	lookEach   = 50 * time.Microsecond // however many there are, looks take a part of the time
+	lookAgain  = 50 * time.Millisecond // for one that was nowhere
 	lookBatch  = 1000
 	lookLimit  = 10 * time.Second
 	waitLinger = 2 * time.Second // for the next call, before the connection is closed
@@ -297,9 +299,13 @@ func (w *waits) tell(ids [][16]byte, found map[[16]byte]*store.Info, err error) 
 			w.answer(j, reply{err: err}, func(*caller) bool { return true })
 		case err != nil:
 			j.pause = lookMost // the callers' contexts bound how long this may go on
+		case row == nil && !j.missed:
+			// A session may be blind to a partition that was just made. Once more.
+			j.missed, j.pause = true, lookAgain
 		case row == nil:
 			w.answer(j, reply{}, func(*caller) bool { return true })
 		default:
+			j.missed = false
 			w.answer(j, reply{row: row}, func(c *caller) bool { return c.over(row) })
 			w.paced(j, row)
 		}

@@ -115,12 +115,13 @@ func newIDs(n int) []uuid.UUID {
 }
 
 // A look that began before a call does not answer it: the job may have been
-// inserted, or have ended, in between.
+// redriven, and have ended anew, in between.
 func TestWaitIsAnsweredByALaterLook(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		id := uuid.New()
 		f := newFakeOutcomes()
+		f.set(id, store.Info{State: "failed", Attempt: 1})
 		w, _ := listened(f)
 		w.look = func(ctx context.Context, ids [][16]byte) (map[[16]byte]*store.Info, error) {
 			found, err := f.look(ctx, ids)
@@ -131,11 +132,37 @@ func TestWaitIsAnsweredByALaterLook(t *testing.T) {
 		time.Sleep(5 * time.Millisecond)
 		f.complete(id)
 		late := awaitAll(w, []uuid.UUID{id}, waitUntil{end: true})
-		if err := <-early; !errors.Is(err, ErrNotFound) {
-			t.Errorf("the first call: %v, want %v", err, ErrNotFound)
+		var failed *NotCompletedError
+		if err := <-early; !errors.As(err, &failed) {
+			t.Errorf("the first call: %v, want that it has failed", err)
 		}
 		if err := <-late; err != nil {
 			t.Errorf("the second call: %v", err)
+		}
+		time.Sleep(time.Minute)
+	})
+}
+
+// A job that one look does not find, because the session does not know of a new
+// partition yet, is looked for again.
+func TestWaitLooksAgainForAJobThatIsNowhere(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		id := uuid.New()
+		f := newFakeOutcomes()
+		w, _ := listened(f)
+		done := awaitAll(w, []uuid.UUID{id}, waitUntil{end: true})
+		time.Sleep(20 * time.Millisecond)
+		f.complete(id)
+		if err := <-done; err != nil {
+			t.Errorf("found by the second look: %v", err)
+		}
+		began := time.Now()
+		if err := <-awaitAll(w, []uuid.UUID{uuid.New()}, waitUntil{end: true}); !errors.Is(err, ErrNotFound) {
+			t.Errorf("a job that is nowhere: %v, want %v", err, ErrNotFound)
+		}
+		if took := time.Since(began); took > 200*time.Millisecond {
+			t.Errorf("that took %v", took)
 		}
 		time.Sleep(time.Minute)
 	})
