@@ -188,7 +188,7 @@ func TestABeatWithoutAnAnswerIsRepeatedInTime(t *testing.T) {
 		time.Sleep(testInterval + time.Millisecond) // it is beaten for in two intervals
 		b.add(testClaims(1))
 		began := time.Now()
-		f.silent = 1
+		f.set(func() { f.silent = 1 })
 		time.Sleep(3 * testInterval)
 		f.mu.Lock()
 		defer f.mu.Unlock()
