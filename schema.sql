@@ -995,7 +995,7 @@ BEGIN
 END
 $prepare$;
 INSERT INTO "simplequeue".schema_migration (version, name, checksum)
-VALUES (5, 'gates', 'a1a5cc380c2c1554a12416e8fd8c2f0593e75d29ce89268004f17609ca85cc4a');
+VALUES (5, 'gates', '8288adc40056544c4a4d58bfd85a4782e575e6028ee4910f2f2196ecae2f5d2e');
 
 -- Gates: whatever holds jobs back together. A job that has to pass a gate waits
 -- in job_waiting (reason gated) and has a row in job_gated; the admitter lets it
@@ -1488,12 +1488,16 @@ BEGIN
             'unique_window', unique_window::text, 'must be whole seconds, at most 100 years, and no months'),
         (unique_zone IS NOT NULL AND (unique_window IS NULL OR extract(epoch FROM unique_window) % 86400 <> 0),
             'unique_zone', unique_zone, 'needs a unique_window of whole days: shorter ones are counted in UTC'),
+        (unique_zone <> 'UTC' AND strpos(unique_zone, '/') = 0, 'unique_zone', unique_zone, 'names no place: write it like "Europe/Paris"'),
         (NOT keyed AND (unique_window IS NOT NULL OR on_conflict <> 'skip'), 'unique_window or on_conflict', coalesce(unique_window::text, on_conflict), 'needs a unique_key or unique_fields'),
         (octet_length(unique_key) > 426 AND (unique_fields IS NOT NULL OR unique_window IS NOT NULL), 'unique_key', unique_key,
             'has ' || octet_length(unique_key) || ' bytes, at most 426 are allowed beside unique_fields or unique_window'),
         (cardinality(unique_fields) > 0 AND payload IS NULL, 'unique_fields', unique_fields::text, 'needs a payload: raw has no fields'),
         (EXISTS (SELECT FROM unnest(unique_fields) AS f(path) WHERE f.path IS NULL OR f.path <> '.' AND f.path ~ '(^$|^\.|\.$|\.\.)'),
             'unique_fields', unique_fields::text, 'has an empty part: write it like "user.id"'),
+        ((SELECT max(octet_length(f.path)) FROM unnest(unique_fields) AS f(path)) > 512, 'unique_fields',
+            (SELECT f.path FROM unnest(unique_fields) AS f(path) WHERE octet_length(f.path) > 512 LIMIT 1),
+            'has ' || (SELECT octet_length(f.path) FROM unnest(unique_fields) AS f(path) WHERE octet_length(f.path) > 512 LIMIT 1) || ' bytes, at most 512 are allowed'),
         (jsonb_typeof(metadata) <> 'object' OR jsonb_path_exists(metadata, 'strict $.* ? (@.type() <> "string")', silent => true), 'metadata', metadata::text, 'must be an object of strings'),
         (jsonb_typeof(trace_context) <> 'object' OR jsonb_path_exists(trace_context, 'strict $.* ? (@.type() <> "string")', silent => true), 'trace_context', trace_context::text, 'must be an object of strings'),
         (timeout <> 'none' AND CASE WHEN timeout <> 'none' THEN timeout::interval <= interval '0' OR timeout::interval > interval '36500 days' END,

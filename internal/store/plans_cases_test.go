@@ -502,8 +502,8 @@ func (d *plansData) hot() []*hotStatement {
 		},
 		{
 			name: "markSweep",
-			find: "'1.5 milliseconds'",
-			args: []any{int64(5000), false},
+			find: "VALUES ('reaper', clock_timestamp(), clock_timestamp())",
+			args: []any{int64(5000), false, int64(7500)},
 			rows: 10, buffers: 20,
 		},
 
