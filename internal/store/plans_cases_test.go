@@ -285,7 +285,7 @@ func (d *plansData) hot() []*hotStatement {
 			name:  "cancelRequests",
 			find:  "SELECT c.claim_id, c.claim_nonce, c.reason",
 			whole: []string{"job_cancel"},
-			rows:  100, buffers: 10,
+			rows:  100, buffers: 20,
 		},
 		{
 			name: "registerWorker",
