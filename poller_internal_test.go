@@ -506,6 +506,9 @@ func TestOneSuspectAtATime(t *testing.T) {
 					if !asksForSuspect(r) {
 						return nil, nil
 					}
+					if ran >= 3 && lost == 0 && inDoubt != "" && what != inDoubt {
+						return nil, nil // the other one is to have the suspect that is in doubt
+					}
 					if running++; running > 1 {
 						t.Errorf("%s takes a suspect while there is one", what)
 					}
