@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -418,7 +417,8 @@ func TestStopBesideAnOpenTransaction(t *testing.T) {
 	q, _, id, tx, stop := holdOpen(t, simplequeue.Options{Stop: simplequeue.StopTimeouts{Flush: time.Second}}, "complete")
 	other := insert(t, q, simplequeue.NewJob{Queue: "q", Kind: "other"})
 	awaitState(t, q, other, simplequeue.StateCompleted)
-	if err := stop(); err == nil || !strings.Contains(err.Error(), "1 jobs were settled") {
+	var left *simplequeue.StopError
+	if err := stop(); !errors.As(err, &left) || *left != (simplequeue.StopError{Unsettled: 1}) {
 		t.Errorf("Run: %v, want to be told of one job", err)
 	}
 	if err := tx.Commit(t.Context()); err != nil {

@@ -2,7 +2,6 @@ package simplequeue
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -343,7 +342,10 @@ func (e *engine) run(ctx context.Context) error {
 	if !within(idle, 0) {
 		stuck = max(0, int(e.queue.stats.running.Load())-abandoned)
 	}
-	return stopError(abandoned, stuck, unwritten)
+	if left := (StopError{GivenBack: abandoned, GivenUp: stuck, Unsettled: unwritten}); left != (StopError{}) {
+		return &left
+	}
+	return nil
 }
 
 // reportIdle tells that a completer with nothing to write is well.
@@ -444,20 +446,4 @@ func within(done <-chan struct{}, d time.Duration) bool {
 	case <-t.C:
 		return false
 	}
-}
-
-// stopError says what a stop has left over: handlers whose jobs were given back,
-// others that still run, and outcomes.
-func stopError(abandoned, stuck, unwritten int) error {
-	var errs []error
-	if abandoned > 0 {
-		errs = append(errs, fmt.Errorf("simplequeue: stopped with %d handlers still running; their jobs were given back", abandoned))
-	}
-	if stuck > 0 {
-		errs = append(errs, fmt.Errorf("simplequeue: stopped with %d handlers still running that had been given up as stuck or had lost their leases", stuck))
-	}
-	if unwritten > 0 {
-		errs = append(errs, fmt.Errorf("simplequeue: stopped before %d jobs were settled; they run again when their leases expire", unwritten))
-	}
-	return errors.Join(errs...)
 }

@@ -3,6 +3,7 @@ package simplequeue
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/google/uuid"
 )
@@ -82,6 +83,30 @@ func (e *NotCompletedError) Error() string {
 // Is makes errors.Is(err, ErrCancelled) true for a job that was cancelled.
 func (e *NotCompletedError) Is(target error) bool {
 	return target == ErrCancelled && e.Job.State == StateCancelled
+}
+
+// StopError is what [SimpleQueue.Run] returns when a stop has left something
+// over. No job is lost by that: what handlers return that still run is dropped,
+// and a job whose outcome was not written runs again once its lease is over,
+// unless a transaction that completes it commits before.
+type StopError struct {
+	GivenBack int // handlers that did not return in time; their jobs were given back
+	GivenUp   int // handlers that still run after their jobs were given up as stuck, or their leases lost
+	Unsettled int // jobs whose outcomes were not written
+}
+
+func (e *StopError) Error() string {
+	var left []string
+	if e.GivenBack > 0 {
+		left = append(left, fmt.Sprintf("%d handlers that still run, whose jobs were given back", e.GivenBack))
+	}
+	if e.GivenUp > 0 {
+		left = append(left, fmt.Sprintf("%d handlers that still run, which had been given up as stuck or had lost their leases", e.GivenUp))
+	}
+	if e.Unsettled > 0 {
+		left = append(left, fmt.Sprintf("%d jobs that are not settled, and run again when their leases are over", e.Unsettled))
+	}
+	return "simplequeue: the stop has left " + strings.Join(left, "; ")
 }
 
 // InvalidJobError tells which field of a job cannot be stored, and why. An

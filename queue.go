@@ -85,11 +85,12 @@ func newOn(pool *pgxpool.Pool, opts Options) (*SimpleQueue, error) {
 // all outcomes within Stop.Flush. Jobs that are given back have not used an
 // attempt.
 //
-// Run returns nil after a clean stop, and an error that says what was left over
-// after another. It returns an error at once without Handlers, when it is called
-// a second time, [ErrRunning], and when the schema is not there or too old,
-// [ErrSchema]: see package migrate. A database that cannot be reached is waited
-// for; that ctx ends before it was reached for the first time is an error too.
+// Run returns nil after a clean stop, and a [*StopError] that says what was left
+// over after another. It returns an error at once without Handlers, when it is
+// called a second time, [ErrRunning], and when the schema is not there or too
+// old, [ErrSchema]: see package migrate. A database that cannot be reached is
+// waited for; that ctx ends before it was reached for the first time is an error
+// too.
 func (q *SimpleQueue) Run(ctx context.Context) error {
 	if q.routes.empty {
 		return errNoHandlers

@@ -30,8 +30,9 @@ func init() {
 	}
 }
 
-func handleUnruly(_ context.Context, _ *worker, job *simplequeue.Job, p payload) error {
+func handleUnruly(_ context.Context, w *worker, job *simplequeue.Job, p payload) error {
 	if p.Do == "never" {
+		w.never.Add(1)
 		select {}
 	}
 	if job.Attempt > 1 {
