@@ -5,6 +5,7 @@ package simplequeue_test
 import (
 	"context"
 	"fmt"
+	"math"
 	"os"
 	"runtime"
 	"runtime/metrics"
@@ -37,13 +38,20 @@ func goMemory() int64 {
 	return int64(s[0].Value.Uint64() - s[1].Value.Uint64())
 }
 
-// liveHeap is what is left on the heap after a collection.
+// liveHeap is what is left on the heap after a collection, at a moment at which no
+// statement is under way: the parameters of one that claims from thousands of
+// queues take half a megabyte.
 func liveHeap() int64 {
-	var m runtime.MemStats
-	runtime.GC()
-	runtime.GC() // what the pools of the first one let go
-	runtime.ReadMemStats(&m)
-	return int64(m.HeapAlloc)
+	least := int64(math.MaxInt64)
+	for range 10 {
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.GC() // what the pools of the first one let go
+		runtime.ReadMemStats(&m)
+		least = min(least, int64(m.HeapAlloc))
+		time.Sleep(20 * time.Millisecond)
+	}
+	return least
 }
 
 func init() {
