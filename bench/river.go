@@ -2,12 +2,14 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"log/slog"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/riverqueue/river"
 	"github.com/riverqueue/river/riverdriver/riverpgxv5"
@@ -138,14 +140,24 @@ func (r *riverQueue) Insert(ctx context.Context, jobs []Job) error {
 	return err
 }
 
-// InsertKeyed uses InsertMany: with InsertManyFast one duplicate fails all.
+// InsertKeyed uses InsertMany: with InsertManyFast one duplicate fails all. Two
+// calls whose keys cross can deadlock. The server refuses one of them whole, and
+// that one is made again, as a program with such keys has to do it.
 func (r *riverQueue) InsertKeyed(ctx context.Context, jobs []Job) ([]bool, error) {
 	results, err := r.inserter.InsertMany(ctx, riverParams(jobs))
+	for isDeadlock(err) {
+		results, err = r.inserter.InsertMany(ctx, riverParams(jobs))
+	}
 	inserted := make([]bool, len(results))
 	for i, in := range results {
 		inserted[i] = !in.UniqueSkippedAsDuplicate
 	}
 	return inserted, err
+}
+
+func isDeadlock(err error) bool {
+	var server *pgconn.PgError
+	return errors.As(err, &server) && server.Code == "40P01"
 }
 
 func (r *riverQueue) InsertOne(ctx context.Context, job Job) (bool, error) {
