@@ -309,11 +309,13 @@ func TestRedriveOfAJobWithStepsBeforeItIsMoved(t *testing.T) {
 		}
 		return job.SetResult(string(job.Payload))
 	})
-	opts.JanitorInterval = time.Hour
 	q := newQueue(t, pool, opts)
 	id := insert(t, q, simplequeue.NewJob{Queue: "a", Payload: "small"})
-	start(t, q)
+	stop := start(t, q)
 	awaitState(t, q, id, simplequeue.StateWaiting)
+	if err := stop(); err != nil { // the janitor too
+		t.Fatal(err)
+	}
 	if _, err := q.Cancel(t.Context(), id, ""); err != nil {
 		t.Fatal(err)
 	}
@@ -323,6 +325,7 @@ func TestRedriveOfAJobWithStepsBeforeItIsMoved(t *testing.T) {
 	if r, err := q.Redrive(t.Context(), simplequeue.Filter{Queue: "a"}, simplequeue.Redrive{}); err != nil || len(r.IDs) != 1 {
 		t.Fatalf("Redrive: %+v, %v", r, err)
 	}
+	start(t, newQueue(t, pool, opts))
 	if info := awaitState(t, q, id, simplequeue.StateCompleted); string(info.Payload) != `"small"` || string(info.Result) != `"\"small\""` {
 		t.Errorf("payload %s, result %s", info.Payload, info.Result)
 	}
