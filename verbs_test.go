@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/simplequeue/simplequeue"
 	"github.com/simplequeue/simplequeue/backoff"
@@ -120,5 +121,67 @@ func TestAllVerbsAtOnceDoNotDeadlock(t *testing.T) {
 	}
 	if errs := logged.lines(); len(errs) > 0 {
 		t.Errorf("logged: %v", errs)
+	}
+}
+
+// Somebody's transaction takes the rows of two jobs the wrong way round, and the
+// server ends the call of the two. The call is made again.
+func TestCancelAndChangeAreMadeAgainAfterADeadlock(t *testing.T) {
+	t.Parallel()
+	for name, call := range map[string]func(q *simplequeue.SimpleQueue, f simplequeue.Filter) (int, error){
+		"cancel": func(q *simplequeue.SimpleQueue, f simplequeue.Filter) (int, error) {
+			return q.CancelMatching(t.Context(), f, "")
+		},
+		"change": func(q *simplequeue.SimpleQueue, f simplequeue.Filter) (int, error) {
+			return q.ChangeMatching(t.Context(), f, simplequeue.Change{Payload: "new"})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			url := pgtest.Database(t)
+			config, err := pgxpool.ParseConfig(url)
+			if err != nil {
+				t.Fatal(err)
+			}
+			config.ConnConfig.RuntimeParams["deadlock_timeout"] = "2s" // the other's wait begins before this one is looked at
+			pool, err := pgxpool.NewWithConfig(t.Context(), config)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(pool.Close)
+			q, other := newQueue(t, pool, simplequeue.Options{}), pgtest.Pool(t, url, 2)
+			ids := []uuid.UUID{insert(t, q, simplequeue.NewJob{Queue: "a"}), insert(t, q, simplequeue.NewJob{Queue: "a"})}
+			tx, err := other.Begin(t.Context())
+			if err == nil {
+				_, err = tx.Exec(t.Context(), "SET LOCAL deadlock_timeout = '1min'")
+			}
+			const lock = "SELECT FROM simplequeue.job_queue WHERE id = $1 FOR UPDATE"
+			if err == nil {
+				_, err = tx.Exec(t.Context(), lock, ids[1])
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = tx.Rollback(context.Background()) }()
+			done := make(chan struct{})
+			var n int
+			var failed error
+			go func() {
+				defer close(done)
+				n, failed = call(q, simplequeue.Filter{IDs: ids})
+			}()
+			eventually(t, "the call waits", func() bool {
+				return queryOne[int](t, other, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'") == 1
+			})
+			if _, err := tx.Exec(t.Context(), lock, ids[0]); err != nil {
+				t.Fatalf("the other transaction: %v, want the call to be ended", err)
+			}
+			if err := tx.Rollback(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if <-done; failed != nil || n != len(ids) {
+				t.Errorf("%d jobs, %v, want %d", n, failed, len(ids))
+			}
+		})
 	}
 }

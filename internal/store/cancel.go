@@ -100,6 +100,10 @@ type Live struct{ Waiting, Pending, Running bool }
 // to stop, as far as such are meant. Ids in neither set were none of these, or
 // moved against the flow.
 func (db *DB) Cancel(ctx context.Context, limit time.Duration, ids [][16]byte, within Live, reason string) (Cancelled, error) {
+	return afterDeadlock(db, func() (Cancelled, error) { return db.cancel(ctx, limit, ids, within, reason) })
+}
+
+func (db *DB) cancel(ctx context.Context, limit time.Duration, ids [][16]byte, within Live, reason string) (Cancelled, error) {
 	c := Cancelled{Ended: map[[16]byte]bool{}, Asked: map[[16]byte]bool{}}
 	args := []any{uuids(ids), reason}
 	ended := func(row pgx.Rows) error {

@@ -151,6 +151,10 @@ type Changed struct {
 // visited in the direction in which jobs move; one that the change itself moves
 // on is changed twice, to the same.
 func (db *DB) Change(ctx context.Context, limit time.Duration, ids [][16]byte, c Change) (Changed, error) {
+	return afterDeadlock(db, func() (Changed, error) { return db.change(ctx, limit, ids, c) })
+}
+
+func (db *DB) change(ctx context.Context, limit time.Duration, ids [][16]byte, c Change) (Changed, error) {
 	done := Changed{IDs: map[[16]byte]bool{}, Lanes: map[Lane]bool{}}
 	args := []any{uuids(ids), c.Priority, c.RunAt, c.AfterUS, c.NewPayload, c.Payload, c.NewRaw, c.Raw}
 	scan := func(row pgx.Rows) error {
