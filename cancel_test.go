@@ -648,7 +648,7 @@ func TestRedriveOfAJobJustCancelled(t *testing.T) {
 	if err := leases[0].Settle(t.Context(), errors.New("stopped")); err != nil {
 		t.Fatal(err)
 	}
-	if r, err := q.Redrive(t.Context(), simplequeue.Filter{IDs: []uuid.UUID{id}}, simplequeue.Redrive{}); err != nil || len(r.IDs) != 1 {
+	if r, err := q.Redrive(t.Context(), simplequeue.Filter{IDs: []uuid.UUID{id}}, simplequeue.RedriveOptions{}); err != nil || len(r.IDs) != 1 {
 		t.Fatalf("Redrive: %+v, %v", r, err)
 	}
 	sweep(t, pool)

@@ -131,7 +131,7 @@ func ExampleSimpleQueue_Redrive() {
 	}
 	state, err := q.CancelAndWait(ctx, job.ID, "by mistake")
 	fmt.Println(state, err)
-	done, err := q.Redrive(ctx, simplequeue.Filter{IDs: []uuid.UUID{job.ID}}, simplequeue.Redrive{})
+	done, err := q.Redrive(ctx, simplequeue.Filter{IDs: []uuid.UUID{job.ID}}, simplequeue.RedriveOptions{})
 	fmt.Println(len(done.IDs), done.Conflicts, err)
 	info, err := q.Get(ctx, job.ID)
 	fmt.Println(info.State, info.Redrives, err)
@@ -237,7 +237,7 @@ func ExampleSimpleQueue_Replay() {
 		fmt.Println(err)
 		return
 	}
-	done, err := q.Replay(ctx, simplequeue.Filter{IDs: []uuid.UUID{job.ID}}, simplequeue.Redrive{Rate: 100})
+	done, err := q.Replay(ctx, simplequeue.Filter{IDs: []uuid.UUID{job.ID}}, simplequeue.RedriveOptions{Rate: 100})
 	if err != nil || len(done.IDs) != 1 {
 		fmt.Println(done, err)
 		return

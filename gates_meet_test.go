@@ -50,7 +50,7 @@ func TestRedriveOfTheJobThatClosesItsKey(t *testing.T) {
 	}
 	// A program that knows nothing of the queue's options redrives.
 	other := newQueue(t, pool, simplequeue.Options{})
-	if done, err := other.Redrive(t.Context(), simplequeue.Filter{IDs: []uuid.UUID{a}}, simplequeue.Redrive{}); err != nil || len(done.IDs) != 1 {
+	if done, err := other.Redrive(t.Context(), simplequeue.Filter{IDs: []uuid.UUID{a}}, simplequeue.RedriveOptions{}); err != nil || len(done.IDs) != 1 {
 		t.Fatalf("redriven: %+v, %v", done, err)
 	}
 	awaitCompleted(t, q, "q", 2)
@@ -75,7 +75,7 @@ func TestRedriveAndReplayLineUpAnew(t *testing.T) {
 	}
 	redrive := func(n int, f simplequeue.Filter) []uuid.UUID {
 		t.Helper()
-		done, err := inserter.Redrive(t.Context(), f, simplequeue.Redrive{})
+		done, err := inserter.Redrive(t.Context(), f, simplequeue.RedriveOptions{})
 		if err != nil || len(done.IDs) != n {
 			t.Fatalf("redriven: %+v, %v, want %d", done, err, n)
 		}
@@ -103,7 +103,7 @@ func TestRedriveAndReplayLineUpAnew(t *testing.T) {
 
 	d := one("")
 	redrive(2, simplequeue.Filter{OrderKey: "k", States: []simplequeue.State{simplequeue.StateCritical}})
-	done, err := inserter.Replay(t.Context(), simplequeue.Filter{IDs: []uuid.UUID{a}}, simplequeue.Redrive{})
+	done, err := inserter.Replay(t.Context(), simplequeue.Filter{IDs: []uuid.UUID{a}}, simplequeue.RedriveOptions{})
 	if err != nil || len(done.IDs) != 1 {
 		t.Fatalf("replayed: %+v, %v", done, err)
 	}
@@ -136,7 +136,7 @@ func TestPurgeLeavesAKeyClosed(t *testing.T) {
 	closed := func(sentence string) {
 		t.Helper()
 		why, err := q.Why(t.Context(), b)
-		if err != nil || len(why) != 1 || why[0].Code != simplequeue.HoldGate || why[0].Job != a || !strings.Contains(why[0].Text, sentence) {
+		if err != nil || len(why) != 1 || why[0].Code != simplequeue.FindingGate || why[0].Job != a || !strings.Contains(why[0].Text, sentence) {
 			t.Errorf("why: %+v, %v, want that a job %q", why, err, sentence)
 		}
 	}
@@ -399,11 +399,11 @@ func TestDebounceAtAGate(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		at := slices.IndexFunc(why, func(h simplequeue.Hold) bool { return h.Code == simplequeue.HoldWaits })
+		at := slices.IndexFunc(why, func(f simplequeue.Finding) bool { return f.Code == simplequeue.FindingWaits })
 		if c.put != (at >= 0) || c.put && (time.Until(why[at].Until) < 110*time.Minute || time.Until(why[at].Until) > 130*time.Minute) {
 			t.Errorf("%d: %+v", i, why)
 		}
-		if !slices.ContainsFunc(why, func(h simplequeue.Hold) bool { return h.Code == simplequeue.HoldGate && h.Job == first }) {
+		if !slices.ContainsFunc(why, func(f simplequeue.Finding) bool { return f.Code == simplequeue.FindingGate && f.Job == first }) {
 			t.Errorf("%d is not behind %v: %+v", i, first, why)
 		}
 	}
@@ -554,10 +554,10 @@ func TestWhyAtAGate(t *testing.T) {
 		w, err := q.Workers(t.Context())
 		return err == nil && len(w) == 1 && w[0].Alive
 	})
-	why := func(id uuid.UUID, want ...simplequeue.HoldCode) []simplequeue.Hold {
+	why := func(id uuid.UUID, want ...simplequeue.FindingCode) []simplequeue.Finding {
 		t.Helper()
 		list, err := q.Why(t.Context(), id)
-		var got []simplequeue.HoldCode
+		var got []simplequeue.FindingCode
 		for _, h := range list {
 			got = append(got, h.Code)
 			if !strings.HasSuffix(h.Text, ".") {
@@ -569,11 +569,11 @@ func TestWhyAtAGate(t *testing.T) {
 		}
 		return list
 	}
-	why(jobs[0], simplequeue.HoldRunning)
-	if h := why(jobs[1], simplequeue.HoldGate, simplequeue.HoldWaits)[0]; h.Job != jobs[0] || h.Jobs != 1 || !strings.Contains(h.Text, `"k"`) || !strings.Contains(h.Text, "running") {
+	why(jobs[0], simplequeue.FindingRunning)
+	if h := why(jobs[1], simplequeue.FindingGate, simplequeue.FindingWaits)[0]; h.Job != jobs[0] || h.Jobs != 1 || !strings.Contains(h.Text, `"k"`) || !strings.Contains(h.Text, "running") {
 		t.Errorf("behind one: %+v", h)
 	}
-	list := why(jobs[2], simplequeue.HoldHeld, simplequeue.HoldGate)
+	list := why(jobs[2], simplequeue.FindingHeld, simplequeue.FindingGate)
 	if d := time.Until(list[0].Until); d < 50*time.Minute || d > time.Hour {
 		t.Errorf("held until %v", list[0].Until)
 	}
@@ -599,14 +599,14 @@ func TestWhyAtAGate(t *testing.T) {
 		`the first of the queue "line", which is first in, first out`: {Queue: "line"},
 	} {
 		found, err := idle.Why(t.Context(), insert(t, idle, job))
-		if err != nil || len(found) != 2 || found[0].Code != simplequeue.HoldGate || found[0].Jobs != 0 || !strings.Contains(found[0].Text, sentence) {
+		if err != nil || len(found) != 2 || found[0].Code != simplequeue.FindingGate || found[0].Jobs != 0 || !strings.Contains(found[0].Text, sentence) {
 			t.Errorf("why: %+v, %v, want that it is %s", found, err, sentence)
 		}
 	}
 	insert(t, idle, simplequeue.NewJob{Queue: "q", FairnessKey: "a"})
 	last := insert(t, idle, simplequeue.NewJob{Queue: "q", FairnessKey: "a"})
 	found, err := idle.Why(t.Context(), last)
-	if err != nil || len(found) != 2 || found[0].Code != simplequeue.HoldGate || found[0].Jobs != 1 || found[1].Code != simplequeue.HoldNoWorker {
+	if err != nil || len(found) != 2 || found[0].Code != simplequeue.FindingGate || found[0].Jobs != 1 || found[1].Code != simplequeue.FindingNoWorker {
 		t.Errorf("why: %+v, %v", found, err)
 	}
 	if n, err := idle.CancelMatching(t.Context(), simplequeue.Filter{FairnessKey: "a"}, ""); err != nil || n != 2 {

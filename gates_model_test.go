@@ -609,7 +609,7 @@ func (m *gateModel) redrive(ctx context.Context, q *simplequeue.SimpleQueue, id 
 		return nil
 	}
 	m.redriving(id)
-	done, err := q.Redrive(ctx, simplequeue.Filter{IDs: []uuid.UUID{id}}, simplequeue.Redrive{})
+	done, err := q.Redrive(ctx, simplequeue.Filter{IDs: []uuid.UUID{id}}, simplequeue.RedriveOptions{})
 	if err != nil {
 		return err
 	}

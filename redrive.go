@@ -20,9 +20,9 @@ const (
 	maxConflicts = 1000 // listed one by one
 )
 
-// Redrive says how jobs that have ended run again. The zero value takes all
+// RedriveOptions say how jobs that have ended run again. The zero value takes all
 // that match, as fast as it goes.
-type Redrive struct {
+type RedriveOptions struct {
 	// Rate is how many jobs a second become runnable. Default (0): no limit. A
 	// negative one is an error.
 	Rate float64
@@ -64,7 +64,7 @@ type KeyConflict struct {
 // times is good enough; an empty one is refused, as is a state that no dead job
 // has, or a limit, with an [*InvalidFilterError]. Other errors are those of the
 // database.
-func (q *SimpleQueue) Redrive(ctx context.Context, f Filter, how Redrive) (Redriven, error) {
+func (q *SimpleQueue) Redrive(ctx context.Context, f Filter, how RedriveOptions) (Redriven, error) {
 	if len(f.States) == 0 {
 		if !f.narrow() && f.FinishedFrom.IsZero() && f.FinishedBefore.IsZero() {
 			return Redriven{}, errTooWide
@@ -119,7 +119,7 @@ func (r *Redriven) conflict(id, holder uuid.UUID) {
 //
 // A replay that is called again copies again. Filters, rate, batches and errors
 // are those of [SimpleQueue.Redrive].
-func (q *SimpleQueue) Replay(ctx context.Context, f Filter, how Redrive) (Redriven, error) {
+func (q *SimpleQueue) Replay(ctx context.Context, f Filter, how RedriveOptions) (Redriven, error) {
 	if len(f.States) == 0 && !f.narrow() && f.FinishedFrom.IsZero() && f.FinishedBefore.IsZero() {
 		return Redriven{}, errTooWide
 	}
@@ -157,7 +157,7 @@ func (q *SimpleQueue) Replay(ctx context.Context, f Filter, how Redrive) (Redriv
 // insertCopies inserts new jobs like the archived ones. They are not checked
 // again, nor do they pass the insert's middleware: they have. They go into a
 // queue with a limit without taking a slot.
-func (q *SimpleQueue) insertCopies(ctx context.Context, rows []store.Archived, how Redrive) (*batch, []NewJob, error) {
+func (q *SimpleQueue) insertCopies(ctx context.Context, rows []store.Archived, how RedriveOptions) (*batch, []NewJob, error) {
 	b := &batch{jobs: make([]ready, len(rows)), results: make([]Inserted, len(rows))}
 	jobs := make([]NewJob, len(rows))
 	for i := range rows {
@@ -211,9 +211,9 @@ func replayProps(a *store.Archived) (*string, error) {
 }
 
 // again goes through the jobs that match and have ended, at the rate given.
-func (q *SimpleQueue) again(ctx context.Context, f Filter, how Redrive, do func([]uuid.UUID, *Redriven) error) (done Redriven, err error) {
+func (q *SimpleQueue) again(ctx context.Context, f Filter, how RedriveOptions, do func([]uuid.UUID, *Redriven) error) (done Redriven, err error) {
 	if how.Rate < 0 || how.MaxAttempts < 0 {
-		return done, errors.New("simplequeue: Redrive.Rate and MaxAttempts must be positive, or 0 for the default")
+		return done, errors.New("simplequeue: RedriveOptions.Rate and MaxAttempts must be positive, or 0 for the default")
 	}
 	now, err := q.db.Now(ctx, claimLimit)
 	if err != nil {

@@ -63,7 +63,7 @@ func TestARedrivenJobIsWholeAndRunsAfresh(t *testing.T) {
 		before[name] = awaitState(t, q, id, simplequeue.StateFailed)
 	}
 	mended.Store(true)
-	r, err := q.Redrive(t.Context(), simplequeue.Filter{Queue: "a"}, simplequeue.Redrive{})
+	r, err := q.Redrive(t.Context(), simplequeue.Filter{Queue: "a"}, simplequeue.RedriveOptions{})
 	if err != nil || len(r.IDs) != len(jobs) || r.Conflicts != 0 {
 		t.Fatalf("Redrive: %+v, %v", r, err)
 	}
@@ -102,7 +102,7 @@ func TestARedrivenJobHoldsWhatALiveJobHolds(t *testing.T) {
 	q := newQueue(t, pool, simplequeue.Options{})
 	id := insert(t, q, simplequeue.NewJob{Queue: "a", UniqueKey: "u", Fingerprint: "f", Payload: strings.Repeat("p", 5000)})
 	bury(t, pool, q, simplequeue.Filter{Queue: "a"})
-	if r, err := q.Redrive(t.Context(), simplequeue.Filter{IDs: []uuid.UUID{id}}, simplequeue.Redrive{MaxAttempts: 7}); err != nil || len(r.IDs) != 1 {
+	if r, err := q.Redrive(t.Context(), simplequeue.Filter{IDs: []uuid.UUID{id}}, simplequeue.RedriveOptions{MaxAttempts: 7}); err != nil || len(r.IDs) != 1 {
 		t.Fatalf("Redrive: %+v, %v", r, err)
 	}
 	if r, err := q.Insert(t.Context(), simplequeue.NewJob{Queue: "a", UniqueKey: "u"}); err != nil || !r.Duplicate || r.ID != id {
@@ -131,7 +131,7 @@ func TestRedriveRespectsUniqueKeys(t *testing.T) {
 	taken := insert(t, q, simplequeue.NewJob{Queue: "a", UniqueKey: "l"})
 	bury(t, pool, q, simplequeue.Filter{IDs: []uuid.UUID{taken}})
 	holder := insert(t, q, simplequeue.NewJob{Queue: "a", UniqueKey: "l"})
-	r, err := q.Redrive(t.Context(), simplequeue.Filter{Queue: "a"}, simplequeue.Redrive{})
+	r, err := q.Redrive(t.Context(), simplequeue.Filter{Queue: "a"}, simplequeue.RedriveOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -150,7 +150,7 @@ func TestRedriveRespectsUniqueKeys(t *testing.T) {
 		t.Errorf("noted is %s, want %v", noted, holder)
 	}
 	bury(t, pool, q, simplequeue.Filter{IDs: []uuid.UUID{holder}})
-	r, err = q.Redrive(t.Context(), simplequeue.Filter{IDs: []uuid.UUID{taken}}, simplequeue.Redrive{})
+	r, err = q.Redrive(t.Context(), simplequeue.Filter{IDs: []uuid.UUID{taken}}, simplequeue.RedriveOptions{})
 	if err != nil || len(r.IDs) != 1 {
 		t.Errorf("Redrive when the key is free: %+v, %v", r, err)
 	}
@@ -185,7 +185,7 @@ func TestRedrivesAtOnceTakeEachJobOnce(t *testing.T) {
 	var all sync.WaitGroup
 	for range 4 {
 		all.Go(func() {
-			r, err := q.Redrive(context.Background(), simplequeue.Filter{Kind: "dead"}, simplequeue.Redrive{})
+			r, err := q.Redrive(context.Background(), simplequeue.Filter{Kind: "dead"}, simplequeue.RedriveOptions{})
 			if err != nil {
 				t.Errorf("Redrive: %v", err)
 			}
@@ -236,14 +236,14 @@ func TestRedriveAtARate(t *testing.T) {
 	dead := func() int { return queryOne[int](t, pool, "SELECT count(*) FROM simplequeue.job_queue_dlq") }
 	eventually(t, "all are dead", func() bool { return dead() == 30 })
 	began := time.Now()
-	r, err := q.Redrive(t.Context(), simplequeue.Filter{Queue: "a"}, simplequeue.Redrive{Rate: 50})
+	r, err := q.Redrive(t.Context(), simplequeue.Filter{Queue: "a"}, simplequeue.RedriveOptions{Rate: 50})
 	if took := time.Since(began); err != nil || len(r.IDs) != 30 || took < 400*time.Millisecond {
 		t.Errorf("Redrive: %d jobs in %v, %v, want 30 in half a second or more", len(r.IDs), took, err)
 	}
 	eventually(t, "all are dead again", func() bool { return dead() == 30 })
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
-	r, err = q.Redrive(ctx, simplequeue.Filter{Queue: "a"}, simplequeue.Redrive{Rate: 10})
+	r, err = q.Redrive(ctx, simplequeue.Filter{Queue: "a"}, simplequeue.RedriveOptions{Rate: 10})
 	if !errors.Is(err, context.DeadlineExceeded) || len(r.IDs) == 30 {
 		t.Errorf("Redrive: %d jobs, %v, want some and the context's error", len(r.IDs), err)
 	}
@@ -268,7 +268,7 @@ func TestARedrivenBadJobIsStillASuspect(t *testing.T) {
 		t.Fatal(err)
 	}
 	f := simplequeue.Filter{States: []simplequeue.State{simplequeue.StateBadJob}}
-	if r, err := q.Redrive(t.Context(), f, simplequeue.Redrive{}); err != nil || !cmp.Equal(r.IDs, []uuid.UUID{id}) {
+	if r, err := q.Redrive(t.Context(), f, simplequeue.RedriveOptions{}); err != nil || !cmp.Equal(r.IDs, []uuid.UUID{id}) {
 		t.Fatalf("Redrive: %+v, %v", r, err)
 	}
 	if got := queryOne[string](t, pool, "SELECT lane || ' ' || crash_count FROM simplequeue.job_queue"); got != "-2 1" {
@@ -285,7 +285,7 @@ func TestRedriveFindsJobsOnTheirWayToTheDeadLetters(t *testing.T) {
 	if _, err := q.Cancel(t.Context(), id, ""); err != nil {
 		t.Fatal(err)
 	}
-	r, err := q.Redrive(t.Context(), simplequeue.Filter{Queue: "a"}, simplequeue.Redrive{})
+	r, err := q.Redrive(t.Context(), simplequeue.Filter{Queue: "a"}, simplequeue.RedriveOptions{})
 	if err != nil || len(r.IDs) != 1 {
 		t.Fatalf("Redrive: %+v, %v", r, err)
 	}
@@ -322,7 +322,7 @@ func TestRedriveOfAJobWithStepsBeforeItIsMoved(t *testing.T) {
 	if n := queryOne[int](t, pool, "SELECT count(*) FROM simplequeue.job_finished"); n != 1 {
 		t.Fatalf("%d jobs to be moved, want 1", n)
 	}
-	if r, err := q.Redrive(t.Context(), simplequeue.Filter{Queue: "a"}, simplequeue.Redrive{}); err != nil || len(r.IDs) != 1 {
+	if r, err := q.Redrive(t.Context(), simplequeue.Filter{Queue: "a"}, simplequeue.RedriveOptions{}); err != nil || len(r.IDs) != 1 {
 		t.Fatalf("Redrive: %+v, %v", r, err)
 	}
 	start(t, newQueue(t, pool, opts))
@@ -376,7 +376,7 @@ func TestRedriveMeetsTheJanitor(t *testing.T) {
 	}
 	redriven := make(chan answer, 1)
 	go func() {
-		r, err := q.Redrive(t.Context(), simplequeue.Filter{IDs: []uuid.UUID{id}}, simplequeue.Redrive{})
+		r, err := q.Redrive(t.Context(), simplequeue.Filter{IDs: []uuid.UUID{id}}, simplequeue.RedriveOptions{})
 		redriven <- answer{r, err}
 	}()
 	eventually(t, "the redrive waits or is over", func() bool { return len(redriven) == 1 || waiting(2)() })
@@ -406,7 +406,7 @@ func TestReplayCopiesCompletedJobs(t *testing.T) {
 	}
 	id := insert(t, q, job)
 	before := awaitState(t, q, id, simplequeue.StateCompleted)
-	r, err := q.Replay(t.Context(), simplequeue.Filter{Queue: "a"}, simplequeue.Redrive{})
+	r, err := q.Replay(t.Context(), simplequeue.Filter{Queue: "a"}, simplequeue.RedriveOptions{})
 	if err != nil || len(r.IDs) != 1 || r.IDs[0] == id {
 		t.Fatalf("Replay: %+v, %v", r, err)
 	}
@@ -430,7 +430,7 @@ func TestReplayCopiesCompletedJobs(t *testing.T) {
 		t.Errorf("the archived job has changed: %s", diff)
 	}
 	holder := insert(t, q, simplequeue.NewJob{Queue: "a", UniqueKey: "u", Delay: time.Hour})
-	r, err = q.Replay(t.Context(), simplequeue.Filter{IDs: []uuid.UUID{id}}, simplequeue.Redrive{})
+	r, err = q.Replay(t.Context(), simplequeue.Filter{IDs: []uuid.UUID{id}}, simplequeue.RedriveOptions{})
 	want := simplequeue.Redriven{Conflicts: 1, Conflicting: []simplequeue.KeyConflict{{ID: id, Holder: holder}}}
 	if err != nil || !cmp.Equal(want, r) {
 		t.Errorf("Replay of a job whose key is held: %+v, %v", r, err)
@@ -451,7 +451,7 @@ func TestReplayDoesNotPassInsertMiddleware(t *testing.T) {
 	start(t, q)
 	id := insert(t, q, simplequeue.NewJob{Queue: "a", Payload: "letter"})
 	awaitState(t, q, id, simplequeue.StateCompleted)
-	r, err := q.Replay(t.Context(), simplequeue.Filter{IDs: []uuid.UUID{id}}, simplequeue.Redrive{})
+	r, err := q.Replay(t.Context(), simplequeue.Filter{IDs: []uuid.UUID{id}}, simplequeue.RedriveOptions{})
 	if err != nil || len(r.IDs) != 1 {
 		t.Fatalf("Replay: %+v, %v", r, err)
 	}
@@ -483,11 +483,11 @@ func TestRedriveIntoABoundedQueue(t *testing.T) {
 		t.Fatal(err)
 	}
 	waits := insert(t, q, simplequeue.NewJob{Queue: "full", Delay: time.Hour})
-	if r, err := q.Redrive(t.Context(), simplequeue.Filter{IDs: []uuid.UUID{dead}}, simplequeue.Redrive{}); err != nil || len(r.IDs) != 1 {
+	if r, err := q.Redrive(t.Context(), simplequeue.Filter{IDs: []uuid.UUID{dead}}, simplequeue.RedriveOptions{}); err != nil || len(r.IDs) != 1 {
 		t.Errorf("Redrive: %+v, %v", r, err)
 	}
 	for name, q := range map[string]*simplequeue.SimpleQueue{"one that knows": q, "one that does not": newQueue(t, pool, simplequeue.Options{})} {
-		r, err := q.Replay(t.Context(), simplequeue.Filter{IDs: []uuid.UUID{done}}, simplequeue.Redrive{})
+		r, err := q.Replay(t.Context(), simplequeue.Filter{IDs: []uuid.UUID{done}}, simplequeue.RedriveOptions{})
 		if err != nil || len(r.IDs) != 1 {
 			t.Errorf("Replay by %s: %+v, %v", name, r, err)
 		}
@@ -586,7 +586,7 @@ func TestPurgeOfDeadJobsLeavesCompletedOnes(t *testing.T) {
 	eventually(t, "the purge waits", func() bool {
 		return queryOne[int](t, pool, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'") == 1
 	})
-	if _, err := q.Redrive(t.Context(), simplequeue.Filter{IDs: ids[1:]}, simplequeue.Redrive{}); err != nil {
+	if _, err := q.Redrive(t.Context(), simplequeue.Filter{IDs: ids[1:]}, simplequeue.RedriveOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	if err := claimOne(t, q, "a").Settle(t.Context(), nil); err != nil {
@@ -604,12 +604,12 @@ func TestPurgeOfDeadJobsLeavesCompletedOnes(t *testing.T) {
 func TestRedriveRefusesWhatIsNotThere(t *testing.T) {
 	t.Parallel()
 	q := newQueue(t, pgtest.New(t), simplequeue.Options{})
-	none := simplequeue.Redrive{}
+	none := simplequeue.RedriveOptions{}
 	for what, err := range map[string]error{
 		"all":       second(q.Redrive(t.Context(), simplequeue.Filter{}, none)),
 		"completed": second(q.Redrive(t.Context(), simplequeue.Filter{States: []simplequeue.State{simplequeue.StateCompleted}}, none)),
 		"live":      second(q.Redrive(t.Context(), simplequeue.Filter{States: []simplequeue.State{simplequeue.StateRunning}}, none)),
-		"rate":      second(q.Redrive(t.Context(), simplequeue.Filter{Queue: "a"}, simplequeue.Redrive{Rate: -1})),
+		"rate":      second(q.Redrive(t.Context(), simplequeue.Filter{Queue: "a"}, simplequeue.RedriveOptions{Rate: -1})),
 		"replay":    second(q.Replay(t.Context(), simplequeue.Filter{}, none)),
 		"dead":      second(q.Replay(t.Context(), simplequeue.Filter{States: []simplequeue.State{simplequeue.StateFailed}}, none)),
 	} {
@@ -630,8 +630,8 @@ func TestActionsRefuseALimit(t *testing.T) {
 	f := simplequeue.Filter{Queue: "a", Limit: 1}
 	priority := 1
 	for what, err := range map[string]error{
-		"redrive": second(q.Redrive(t.Context(), f, simplequeue.Redrive{})),
-		"replay":  second(q.Replay(t.Context(), f, simplequeue.Redrive{})),
+		"redrive": second(q.Redrive(t.Context(), f, simplequeue.RedriveOptions{})),
+		"replay":  second(q.Replay(t.Context(), f, simplequeue.RedriveOptions{})),
 		"purge":   second(q.Purge(t.Context(), f)),
 		"change":  second(q.ChangeMatching(t.Context(), f, simplequeue.Change{Priority: &priority})),
 		"cancel":  second(q.CancelMatching(t.Context(), f, "")),

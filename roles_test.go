@@ -516,7 +516,7 @@ func TestWorkRoleRunsTheWholeLife(t *testing.T) {
 			if result, err := j.Once(ctx); err != nil || result.Dropped != 1 || result.DeadLettered != 1 {
 				t.Errorf("janitor: %+v, %v, want one partition dropped and one dead letter", result, err)
 			}
-			if _, err := q.Redrive(ctx, simplequeue.Filter{IDs: []uuid.UUID{dead}}, simplequeue.Redrive{}); err != nil {
+			if _, err := q.Redrive(ctx, simplequeue.Filter{IDs: []uuid.UUID{dead}}, simplequeue.RedriveOptions{}); err != nil {
 				t.Errorf("Redrive: %v", err)
 			}
 			lines := 0
@@ -588,7 +588,7 @@ func TestAdminRoleRunsQueues(t *testing.T) {
 					if _, err := j.Once(ctx); err != nil {
 						return err
 					}
-					if _, err := q.Redrive(ctx, f, simplequeue.Redrive{}); err != nil {
+					if _, err := q.Redrive(ctx, f, simplequeue.RedriveOptions{}); err != nil {
 						return err
 					}
 					if _, err := q.Cancel(ctx, id, ""); err != nil {

@@ -159,7 +159,7 @@ func TestUpgradeFromEveryVersion(t *testing.T) {
 					t.Errorf("the job held from before the upgrade: %v, %v", done, err)
 				}
 			}
-			if done, err := q.Redrive(t.Context(), simplequeue.Filter{Queue: "q", States: []simplequeue.State{simplequeue.StateFailed, simplequeue.StateCancelled}}, simplequeue.Redrive{}); err != nil || len(done.IDs) != 2 {
+			if done, err := q.Redrive(t.Context(), simplequeue.Filter{Queue: "q", States: []simplequeue.State{simplequeue.StateFailed, simplequeue.StateCancelled}}, simplequeue.RedriveOptions{}); err != nil || len(done.IDs) != 2 {
 				t.Errorf("the dead letters from before the upgrade: %+v, %v", done, err)
 			}
 			r, err := reaper.New(pool, reaper.Options{})

@@ -287,7 +287,7 @@ func TestOperatorsTakeNothingFromJobsOfANewerProgram(t *testing.T) {
 	holder := insert(t, q, simplequeue.NewJob{Queue: "redriven", UniqueKey: "k"})
 	redrive := func(want int) {
 		t.Helper()
-		done, err := q.Redrive(t.Context(), simplequeue.Filter{IDs: []uuid.UUID{id}}, simplequeue.Redrive{})
+		done, err := q.Redrive(t.Context(), simplequeue.Filter{IDs: []uuid.UUID{id}}, simplequeue.RedriveOptions{})
 		if err != nil || len(done.IDs) != want {
 			t.Errorf("redriven: %+v, %v, want %d", done, err, want)
 		}
@@ -306,7 +306,7 @@ func TestOperatorsTakeNothingFromJobsOfANewerProgram(t *testing.T) {
 
 	id = add("replayed", simplequeue.NewJob{})
 	must("replayed", claimOne(t, q, "replayed").Settle(t.Context(), nil))
-	done, err := q.Replay(t.Context(), simplequeue.Filter{IDs: []uuid.UUID{id}}, simplequeue.Redrive{})
+	done, err := q.Replay(t.Context(), simplequeue.Filter{IDs: []uuid.UUID{id}}, simplequeue.RedriveOptions{})
 	if err != nil || len(done.IDs) != 1 {
 		t.Fatalf("replayed: %+v, %v", done, err)
 	}

@@ -13,30 +13,30 @@ import (
 	"github.com/simplequeue/simplequeue/internal/store"
 )
 
-// HoldCode says what sort of thing holds a job back.
-type HoldCode string
+// FindingCode says what sort of answer it is.
+type FindingCode string
 
 // What [SimpleQueue.Why] may find.
 const (
-	HoldUnknownJob  HoldCode = "unknown_job"  // no job has the id, or nothing of it is kept
-	HoldEnded       HoldCode = "ended"        // it will not run again
-	HoldRunning     HoldCode = "running"      // it runs
-	HoldCancelling  HoldCode = "cancelling"   // it runs, and has been asked to stop
-	HoldLeaseOver   HoldCode = "lease_over"   // it is held by a worker that may be dead, and will be taken from it
-	HoldWaits       HoldCode = "waits"        // its time has not come
-	HoldHeld        HoldCode = "held"         // it was inserted to be committed later, and has not been
-	HoldGate        HoldCode = "gate"         // others of its order key come first, or it is not its fairness key's turn
-	HoldUnknownKind HoldCode = "unknown_kind" // no live worker of its queue takes its kind
-	HoldNoWorker    HoldCode = "no_worker"    // no live worker serves its queue
-	HoldPaused      HoldCode = "paused"       // its queue is paused
-	HoldSuspect     HoldCode = "suspect"      // it crashed a worker: it has to wait for other suspects
-	HoldBehind      HoldCode = "behind"       // others of its queue come first
-	HoldNext        HoldCode = "next"         // nothing holds it back: it is about to be claimed
+	FindingUnknownJob  FindingCode = "unknown_job"  // no job has the id, or nothing of it is kept
+	FindingEnded       FindingCode = "ended"        // it will not run again
+	FindingRunning     FindingCode = "running"      // it runs
+	FindingCancelling  FindingCode = "cancelling"   // it runs, and has been asked to stop
+	FindingLeaseOver   FindingCode = "lease_over"   // it is held by a worker that may be dead, and will be taken from it
+	FindingWaits       FindingCode = "waits"        // its time has not come
+	FindingHeld        FindingCode = "held"         // it was inserted to be committed later, and has not been
+	FindingGate        FindingCode = "gate"         // others of its order key come first, or it is not its fairness key's turn
+	FindingUnknownKind FindingCode = "unknown_kind" // no live worker of its queue takes its kind
+	FindingNoWorker    FindingCode = "no_worker"    // no live worker serves its queue
+	FindingPaused      FindingCode = "paused"       // its queue is paused
+	FindingSuspect     FindingCode = "suspect"      // it crashed a worker: it has to wait for other suspects
+	FindingBehind      FindingCode = "behind"       // others of its queue come first
+	FindingNext        FindingCode = "next"         // nothing holds it back: it is about to be claimed
 )
 
-// Hold is one thing that holds a job back.
-type Hold struct {
-	Code HoldCode
+// Finding is one answer to why a job is not running.
+type Finding struct {
+	Code FindingCode
 	Text string // a sentence for people
 	// Until is when this ends, where that is known.
 	Until time.Time
@@ -51,12 +51,12 @@ type Hold struct {
 // Why says why a job is not running, or what it does: everything that holds it
 // back now, not just the first. There is always at least one answer. What it looks
 // at is read at one moment, the workers a moment later.
-func (q *SimpleQueue) Why(ctx context.Context, id uuid.UUID) ([]Hold, error) {
-	c := &holdCase{}
+func (q *SimpleQueue) Why(ctx context.Context, id uuid.UUID) ([]Finding, error) {
+	c := &whyCase{}
 	var err error
 	if c.job, err = q.Get(ctx, id); err != nil {
 		if errors.Is(err, ErrNotFound) {
-			return []Hold{{Code: HoldUnknownJob, Text: fmt.Sprintf("No job has the id %v, or it has ended and nothing of it is kept.", id)}}, nil
+			return []Finding{{Code: FindingUnknownJob, Text: fmt.Sprintf("No job has the id %v, or it has ended and nothing of it is kept.", id)}}, nil
 		}
 		return nil, err
 	}
@@ -75,18 +75,18 @@ func (q *SimpleQueue) Why(ctx context.Context, id uuid.UUID) ([]Hold, error) {
 	if c.workers, err = q.Workers(ctx); err != nil {
 		return nil, err
 	}
-	var list []Hold
-	for _, look := range holdLooks {
+	var list []Finding
+	for _, look := range whyLooks {
 		list = append(list, look(c)...)
 	}
 	if len(list) == 0 {
-		list = []Hold{{Code: HoldNext, Text: "Nothing holds it back: a worker will claim it as soon as it has a permit free."}}
+		list = []Finding{{Code: FindingNext, Text: "Nothing holds it back: a worker will claim it as soon as it has a permit free."}}
 	}
 	return list, nil
 }
 
-// holdCase is a job and what may hold it back.
-type holdCase struct {
+// whyCase is a job and what may hold it back.
+type whyCase struct {
 	store.Holds
 	job     JobInfo
 	gate    store.GateSight
@@ -94,15 +94,15 @@ type holdCase struct {
 	workers []WorkerInfo
 }
 
-// holdLooks are the questions, each of which knows one sort of thing. A feature
+// whyLooks are the questions, each of which knows one sort of thing. A feature
 // that holds jobs back adds its own.
-var holdLooks = []func(*holdCase) []Hold{holdEnded, holdRuns, holdHeld, holdGate, holdWaits, holdPaused, holdWorkers, holdSuspect, holdBehind}
+var whyLooks = []func(*whyCase) []Finding{whyEnded, whyRuns, whyHeld, whyGate, whyWaits, whyPaused, whyWorkers, whySuspect, whyBehind}
 
-func (c *holdCase) in(states ...State) bool { return slices.Contains(states, c.job.State) }
+func (c *whyCase) in(states ...State) bool { return slices.Contains(states, c.job.State) }
 
-func (c *holdCase) at(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") }
+func (c *whyCase) at(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") }
 
-func holdEnded(c *holdCase) []Hold {
+func whyEnded(c *whyCase) []Finding {
 	if !c.job.State.Terminal() {
 		return nil
 	}
@@ -110,10 +110,10 @@ func holdEnded(c *holdCase) []Hold {
 	if c.job.Reason != "" {
 		text = fmt.Sprintf("It ended as %s at %s: %s.", c.job.State, c.at(c.job.FinishedAt), c.job.Reason)
 	}
-	return []Hold{{Code: HoldEnded, Text: text, Until: c.job.FinishedAt}}
+	return []Finding{{Code: FindingEnded, Text: text, Until: c.job.FinishedAt}}
 }
 
-func holdRuns(c *holdCase) (list []Hold) {
+func whyRuns(c *whyCase) (list []Finding) {
 	if !c.in(StateRunning, StateCancelling) {
 		return nil
 	}
@@ -131,10 +131,10 @@ func holdRuns(c *holdCase) (list []Hold) {
 		beat, last = "last heartbeat "+c.at(*c.BeatAt), *c.BeatAt
 	}
 	text := fmt.Sprintf("It runs on %s (%v) since %s, %s.", owner, c.job.WorkerID, c.at(c.job.StartedAt), beat)
-	list = []Hold{{Code: HoldRunning, Text: text, Worker: c.job.WorkerID}}
+	list = []Finding{{Code: FindingRunning, Text: text, Worker: c.job.WorkerID}}
 	if c.CancelAt != nil {
-		list = append(list, Hold{
-			Code: HoldCancelling, Worker: c.job.WorkerID,
+		list = append(list, Finding{
+			Code: FindingCancelling, Worker: c.job.WorkerID,
 			Text: fmt.Sprintf("It was asked to stop at %s, and its handler has not returned.", c.at(*c.CancelAt)),
 		})
 	}
@@ -143,8 +143,8 @@ func holdRuns(c *holdCase) (list []Hold) {
 	}
 	if c.LeaseMS != nil {
 		if end := last.Add(time.Duration(*c.LeaseMS) * time.Millisecond); end.Before(c.Now) {
-			list = append(list, Hold{
-				Code: HoldLeaseOver, Until: end, Worker: c.job.WorkerID,
+			list = append(list, Finding{
+				Code: FindingLeaseOver, Until: end, Worker: c.job.WorkerID,
 				Text: fmt.Sprintf("Its lease ended at %s: the next sweep of a reaper takes it back.", c.at(end)),
 			})
 		}
@@ -152,9 +152,9 @@ func holdRuns(c *holdCase) (list []Hold) {
 	return list
 }
 
-func holdWaits(c *holdCase) []Hold {
+func whyWaits(c *whyCase) []Finding {
 	if at := c.gate.RunAt; c.in(StateWaiting) && at != nil && at.After(c.Now) {
-		return []Hold{{Code: HoldWaits, Text: fmt.Sprintf("It is scheduled for %s.", c.at(*at)), Until: *at}}
+		return []Finding{{Code: FindingWaits, Text: fmt.Sprintf("It is scheduled for %s.", c.at(*at)), Until: *at}}
 	}
 	if !c.in(StateWaiting) || c.job.RunAt.IsZero() {
 		return nil
@@ -170,19 +170,19 @@ func holdWaits(c *holdCase) []Hold {
 	if c.job.RunAt.Before(c.Now) {
 		text = fmt.Sprintf("%s %s, which has come: a worker will move it to the queue, if one runs.", why, c.at(c.job.RunAt))
 	}
-	return []Hold{{Code: HoldWaits, Text: text, Until: c.job.RunAt}}
+	return []Finding{{Code: FindingWaits, Text: text, Until: c.job.RunAt}}
 }
 
-func holdHeld(c *holdCase) []Hold {
+func whyHeld(c *whyCase) []Finding {
 	if !c.in(StateWaiting) || c.job.Reason != reasonHeld || c.gate.ExpiresAt == nil {
 		return nil
 	}
 	end := *c.gate.ExpiresAt
-	return []Hold{{Code: HoldHeld, Until: end, Text: fmt.Sprintf("It is held until CommitHeld commits it, or it is deleted: at %s.", c.at(end))}}
+	return []Finding{{Code: FindingHeld, Until: end, Text: fmt.Sprintf("It is held until CommitHeld commits it, or it is deleted: at %s.", c.at(end))}}
 }
 
 // lookAtGate fills in what the job waits at.
-func (q *SimpleQueue) lookAtGate(ctx context.Context, c *holdCase) error {
+func (q *SimpleQueue) lookAtGate(ctx context.Context, c *whyCase) error {
 	var err error
 	if c.gate, err = q.db.SeeGate(ctx, inspectLimit, c.job.ID); err != nil || c.gate.First == nil {
 		return err
@@ -194,11 +194,11 @@ func (q *SimpleQueue) lookAtGate(ctx context.Context, c *holdCase) error {
 	return err
 }
 
-func holdGate(c *holdCase) []Hold {
+func whyGate(c *whyCase) []Finding {
 	if !c.in(StateWaiting) || c.gate.Gate == "" {
 		return nil
 	}
-	h := Hold{Code: HoldGate, Jobs: c.gate.Ahead}
+	h := Finding{Code: FindingGate, Jobs: c.gate.Ahead}
 	kind, rest, _ := strings.Cut(c.gate.Gate, "\t")
 	queue, key, _ := strings.Cut(rest, "\t")
 	line := fmt.Sprintf("order key %q", key)
@@ -223,10 +223,10 @@ func holdGate(c *holdCase) []Hold {
 	default:
 		h.Text = fmt.Sprintf("It is the first of the %s: a worker will let it in, if one runs.", line)
 	}
-	return []Hold{h}
+	return []Finding{h}
 }
 
-func holdPaused(c *holdCase) []Hold {
+func whyPaused(c *whyCase) []Finding {
 	if c.PausedAt == nil || !c.in(StateWaiting, StatePending) {
 		return nil
 	}
@@ -234,10 +234,10 @@ func holdPaused(c *holdCase) []Hold {
 	if *c.PauseReason != "" {
 		text = fmt.Sprintf("Queue %q is paused since %s: %s.", c.job.Queue, c.at(*c.PausedAt), *c.PauseReason)
 	}
-	return []Hold{{Code: HoldPaused, Text: text}}
+	return []Finding{{Code: FindingPaused, Text: text}}
 }
 
-func holdWorkers(c *holdCase) []Hold {
+func whyWorkers(c *whyCase) []Finding {
 	if !c.in(StateWaiting, StatePending) {
 		return nil
 	}
@@ -251,14 +251,14 @@ func holdWorkers(c *holdCase) []Hold {
 	}
 	switch {
 	case !served:
-		return []Hold{{Code: HoldNoWorker, Text: fmt.Sprintf("No live worker serves queue %q.", c.job.Queue)}}
+		return []Finding{{Code: FindingNoWorker, Text: fmt.Sprintf("No live worker serves queue %q.", c.job.Queue)}}
 	case !known:
-		return []Hold{{Code: HoldUnknownKind, Text: fmt.Sprintf("No live worker of queue %q takes kind %q.", c.job.Queue, c.job.Kind)}}
+		return []Finding{{Code: FindingUnknownKind, Text: fmt.Sprintf("No live worker of queue %q takes kind %q.", c.job.Queue, c.job.Kind)}}
 	}
 	return nil
 }
 
-func holdSuspect(c *holdCase) []Hold {
+func whySuspect(c *whyCase) []Finding {
 	if c.Lane == nil || *c.Lane != store.SuspectLane {
 		return nil
 	}
@@ -266,15 +266,15 @@ func holdSuspect(c *holdCase) []Hold {
 	if c.Suspect != nil {
 		text = fmt.Sprintf("Its worker died while it ran: such jobs run one at a time in each worker, and job %v runs now.", uuid.UUID(*c.Suspect))
 	}
-	return []Hold{{Code: HoldSuspect, Text: text, Jobs: c.Ahead}}
+	return []Finding{{Code: FindingSuspect, Text: text, Jobs: c.Ahead}}
 }
 
-func holdBehind(c *holdCase) []Hold {
+func whyBehind(c *whyCase) []Finding {
 	if !c.in(StatePending) || c.Ahead == 0 || c.Lane == nil || *c.Lane == store.SuspectLane {
 		return nil
 	}
-	return []Hold{{
-		Code: HoldBehind, Jobs: c.Ahead,
+	return []Finding{{
+		Code: FindingBehind, Jobs: c.Ahead,
 		Text: fmt.Sprintf("%d jobs of queue %q come first, by priority or by age; %d of the queue run.", c.Ahead, c.job.Queue, c.Running),
 	}}
 }

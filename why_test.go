@@ -35,13 +35,13 @@ func TestWhyAJobIsNotRunning(t *testing.T) {
 		w, err := q.Workers(t.Context())
 		return err == nil && len(w) == 1 && w[0].Alive
 	})
-	why := func(id uuid.UUID, want ...simplequeue.HoldCode) []simplequeue.Hold {
+	why := func(id uuid.UUID, want ...simplequeue.FindingCode) []simplequeue.Finding {
 		t.Helper()
 		list, err := q.Why(t.Context(), id)
 		if err != nil {
 			t.Fatal(err)
 		}
-		var got []simplequeue.HoldCode
+		var got []simplequeue.FindingCode
 		for _, h := range list {
 			got = append(got, h.Code)
 			if !strings.HasSuffix(h.Text, ".") {
@@ -55,60 +55,60 @@ func TestWhyAJobIsNotRunning(t *testing.T) {
 	}
 	put := func(job simplequeue.NewJob) uuid.UUID { t.Helper(); return insert(t, q, job) }
 
-	why(uuid.New(), simplequeue.HoldUnknownJob)
+	why(uuid.New(), simplequeue.FindingUnknownJob)
 
 	first := put(simplequeue.NewJob{Queue: "held"})
 	<-running
-	if h := why(first, simplequeue.HoldRunning)[0]; !strings.Contains(h.Text, "the worker") || h.Worker == uuid.Nil {
+	if h := why(first, simplequeue.FindingRunning)[0]; !strings.Contains(h.Text, "the worker") || h.Worker == uuid.Nil {
 		t.Errorf("running: %+v", h)
 	}
 	second := put(simplequeue.NewJob{Queue: "held"})
 	third := put(simplequeue.NewJob{Queue: "held"})
 	low := put(simplequeue.NewJob{Queue: "held", Priority: 9})
-	why(second, simplequeue.HoldNext)
-	if h := why(third, simplequeue.HoldBehind)[0]; h.Jobs != 1 {
+	why(second, simplequeue.FindingNext)
+	if h := why(third, simplequeue.FindingBehind)[0]; h.Jobs != 1 {
 		t.Errorf("behind %d jobs, want 1", h.Jobs)
 	}
-	if h := why(low, simplequeue.HoldBehind)[0]; h.Jobs != 2 {
+	if h := why(low, simplequeue.FindingBehind)[0]; h.Jobs != 2 {
 		t.Errorf("behind %d jobs, want 2", h.Jobs)
 	}
 
 	later := put(simplequeue.NewJob{Queue: "held", Delay: time.Hour})
-	if h := why(later, simplequeue.HoldWaits)[0]; time.Until(h.Until) < 50*time.Minute {
+	if h := why(later, simplequeue.FindingWaits)[0]; time.Until(h.Until) < 50*time.Minute {
 		t.Errorf("waits until %v", h.Until)
 	}
-	why(put(simplequeue.NewJob{Queue: "nobody"}), simplequeue.HoldNoWorker)
-	why(put(simplequeue.NewJob{Queue: "nobody", Delay: time.Hour}), simplequeue.HoldWaits, simplequeue.HoldNoWorker)
+	why(put(simplequeue.NewJob{Queue: "nobody"}), simplequeue.FindingNoWorker)
+	why(put(simplequeue.NewJob{Queue: "nobody", Delay: time.Hour}), simplequeue.FindingWaits, simplequeue.FindingNoWorker)
 	parked := put(simplequeue.NewJob{Queue: "mux", Kind: "unheard of"})
 	eventually(t, "the job is parked", func() bool { return state(t, q, parked) == simplequeue.StateWaiting })
-	why(parked, simplequeue.HoldUnknownKind)
+	why(parked, simplequeue.FindingUnknownKind)
 
 	if err := q.Pause(t.Context(), "held", "the moon is full"); err != nil {
 		t.Fatal(err)
 	}
-	if h := why(third, simplequeue.HoldPaused, simplequeue.HoldBehind)[0]; !strings.Contains(h.Text, "the moon is full") {
+	if h := why(third, simplequeue.FindingPaused, simplequeue.FindingBehind)[0]; !strings.Contains(h.Text, "the moon is full") {
 		t.Errorf("paused: %s", h.Text)
 	}
 	if _, err := pool.Exec(t.Context(), "UPDATE simplequeue.job_queue SET lane = -2, crash_count = 1 WHERE id = $1", second); err != nil {
 		t.Fatal(err)
 	}
-	why(second, simplequeue.HoldPaused, simplequeue.HoldSuspect)
+	why(second, simplequeue.FindingPaused, simplequeue.FindingSuspect)
 
 	if _, err := q.Cancel(t.Context(), first, ""); err != nil {
 		t.Fatal(err)
 	}
-	why(first, simplequeue.HoldRunning, simplequeue.HoldCancelling)
+	why(first, simplequeue.FindingRunning, simplequeue.FindingCancelling)
 	if _, err := pool.Exec(t.Context(), "UPDATE simplequeue.job_worker SET seen_at = now() - interval '2 minutes'"); err != nil {
 		t.Fatal(err)
 	}
-	why(third, simplequeue.HoldPaused, simplequeue.HoldNoWorker)
+	why(third, simplequeue.FindingPaused, simplequeue.FindingNoWorker)
 	close(finish)
 	awaitState(t, q, first, simplequeue.StateCompleted)
-	why(first, simplequeue.HoldEnded)
+	why(first, simplequeue.FindingEnded)
 	if _, err := q.Cancel(t.Context(), third, "not wanted"); err != nil {
 		t.Fatal(err)
 	}
-	if h := why(third, simplequeue.HoldEnded)[0]; !strings.Contains(h.Text, "not wanted") {
+	if h := why(third, simplequeue.FindingEnded)[0]; !strings.Contains(h.Text, "not wanted") {
 		t.Errorf("ended: %s", h.Text)
 	}
 
@@ -120,12 +120,12 @@ func TestWhyAJobIsNotRunning(t *testing.T) {
 	if err != nil || len(leases) != 1 {
 		t.Fatal(leases, err)
 	}
-	if h := why(byHand, simplequeue.HoldRunning)[0]; !strings.Contains(h.Text, "by hand") || !strings.Contains(h.Text, "no heartbeat") {
+	if h := why(byHand, simplequeue.FindingRunning)[0]; !strings.Contains(h.Text, "by hand") || !strings.Contains(h.Text, "no heartbeat") {
 		t.Errorf("by hand: %s", h.Text)
 	}
 	over := func() {
 		t.Helper()
-		h := why(byHand, simplequeue.HoldRunning, simplequeue.HoldLeaseOver)[1]
+		h := why(byHand, simplequeue.FindingRunning, simplequeue.FindingLeaseOver)[1]
 		if ago := time.Since(h.Until); ago < 50*time.Second || ago > 70*time.Second || h.Worker == uuid.Nil {
 			t.Errorf("its lease of a minute has not been renewed for two: %+v", h)
 		}
@@ -133,13 +133,13 @@ func TestWhyAJobIsNotRunning(t *testing.T) {
 	execute(t, pool, "UPDATE simplequeue.job_running SET claimed_at = now() - interval '2 minutes'",
 		`INSERT INTO simplequeue.job_sweep (name, swept_at, continuous_since) VALUES ('reaper', now(), now())
 		 ON CONFLICT (name) DO UPDATE SET continuous_since = now()`)
-	why(byHand, simplequeue.HoldRunning) // after an outage leases begin anew
+	why(byHand, simplequeue.FindingRunning) // after an outage leases begin anew
 	execute(t, pool, "UPDATE simplequeue.job_sweep SET continuous_since = now() - interval '1 day' WHERE name = 'reaper'")
 	over()
 	if err := leases[0].Extend(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	why(byHand, simplequeue.HoldRunning)
+	why(byHand, simplequeue.FindingRunning)
 	execute(t, pool, "UPDATE simplequeue.job_running SET claimed_at = now() - interval '1 hour'",
 		"UPDATE simplequeue.job_lease SET beat_at = now() - interval '2 minutes'")
 	over()

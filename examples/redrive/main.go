@@ -111,11 +111,11 @@ func repair(ctx context.Context, stdout io.Writer, q *simplequeue.SimpleQueue, m
 		return err
 	}
 	first := simplequeue.Filter{IDs: []uuid.UUID{inserted[0].ID}}
-	redriven, err := q.Redrive(ctx, first, simplequeue.Redrive{})
+	redriven, err := q.Redrive(ctx, first, simplequeue.RedriveOptions{})
 	if err != nil {
 		return err
 	}
-	all, err := q.Redrive(ctx, failed, simplequeue.Redrive{Rate: 10_000, MaxAttempts: 3})
+	all, err := q.Redrive(ctx, failed, simplequeue.RedriveOptions{Rate: 10_000, MaxAttempts: 3})
 	if err != nil {
 		return err
 	}
