@@ -45,7 +45,7 @@ func (q *SimpleQueue) SetQueueLimit(ctx context.Context, queue string, limit int
 		return &InvalidOptionError{"queue", queue, problem}
 	}
 	if limit != Unlimited && (limit < 1 || limit > maxQueueLimit) {
-		return &InvalidOptionError{fmt.Sprintf("Queues[%q] limit", queue), limit, fmt.Sprintf("must be 1 to %d, or Unlimited", maxQueueLimit)}
+		return &InvalidOptionError{"limit", limit, fmt.Sprintf("must be 1 to %d, or Unlimited", maxQueueLimit)}
 	}
 	var most *int
 	if limit != Unlimited {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"unicode"
 
 	"github.com/google/uuid"
 )
@@ -154,13 +155,17 @@ func (e *InvalidValueError) Unwrap() error { return e.Err }
 // one of the methods does that set something about a queue: SetQueuePermits,
 // SetQueueLimit, SetFairWeight.
 type InvalidOptionError struct {
-	Option string // name of the field of Options, or of the argument
+	Option string // name of the field of Options, or of the argument, which begins with a small letter
 	Value  any    // as it was given, a default filled in
 	Reason string // what is wrong, and the way out
 }
 
 func (e *InvalidOptionError) Error() string {
-	return fmt.Sprintf("simplequeue: Options.%s = %v: %s", e.Option, e.Value, e.Reason)
+	name := e.Option
+	if name == "" || !unicode.IsLower(rune(name[0])) {
+		name = "Options." + name
+	}
+	return fmt.Sprintf("simplequeue: %s = %v: %s", name, e.Value, e.Reason)
 }
 
 // InvalidFilterError tells which field of a filter, or which cursor, makes no

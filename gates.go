@@ -141,7 +141,7 @@ func (q *SimpleQueue) SetFairWeight(ctx context.Context, queue, key string, weig
 		return &InvalidOptionError{"queue", queue, problem}
 	}
 	if problem := textProblem(key, maxKey); problem != "" || key == "" {
-		return &InvalidOptionError{"FairnessKey", shorten(key), "must be 1 to 512 bytes of UTF-8 without NUL"}
+		return &InvalidOptionError{"key", shorten(key), "must be 1 to 512 bytes of UTF-8 without NUL"}
 	}
 	if weight < 1 || weight > maxWeight {
 		return &InvalidOptionError{"weight", weight, fmt.Sprintf("must be 1 to %d", maxWeight)}

@@ -52,7 +52,7 @@ func TestOptionsAreChecked(t *testing.T) {
 	} {
 		_, err := simplequeue.New(pool, opts)
 		var invalid *simplequeue.InvalidOptionError
-		if !errors.As(err, &invalid) || invalid.Option != option || invalid.Reason == "" || !strings.Contains(err.Error(), option) {
+		if !errors.As(err, &invalid) || invalid.Option != option || invalid.Reason == "" || !strings.Contains(err.Error(), "Options."+option+" = ") {
 			t.Errorf("%s: error %v, want an InvalidOptionError that names it", option, err)
 		}
 	}

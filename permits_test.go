@@ -121,11 +121,10 @@ func TestSetQueuePermitsCountsOldPermits(t *testing.T) {
 	if s := q.Stats().Queues["q"]; s.Permits != 5 || s.Running != 5 {
 		t.Errorf("stats %+v, want 5 of 5", s)
 	}
-	if err := q.SetQueuePermits("q", 0); err == nil {
-		t.Error("a limit of 0 was accepted")
-	}
-	if err := q.SetQueuePermits("", 1); err == nil {
-		t.Error("an empty queue name was accepted")
+	for name, err := range map[string]error{"permits = 0": q.SetQueuePermits("q", 0), `queue = `: q.SetQueuePermits("", 1)} {
+		if err == nil || !strings.HasPrefix(err.Error(), "simplequeue: "+name) {
+			t.Errorf("%v, want an error about %s", err, name)
+		}
 	}
 }
 

@@ -3,7 +3,6 @@ package simplequeue
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -120,7 +119,7 @@ func (q *SimpleQueue) SetQueuePermits(queue string, permits int) error {
 		return &InvalidOptionError{"queue", queue, problem}
 	}
 	if permits < 1 {
-		return &InvalidOptionError{fmt.Sprintf("Queues[%q].Permits", queue), permits, "must be at least 1"}
+		return &InvalidOptionError{"permits", permits, "must be at least 1"}
 	}
 	q.routes.resize(queue, permits)
 	if e := q.engine.Load(); e != nil {
