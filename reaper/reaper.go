@@ -138,10 +138,7 @@ func (r *Reaper) sweep(ctx context.Context) (Result, error) {
 	if err == nil {
 		// A sweep that took long has shown all the while that beats could be
 		// written, or it would have failed: its own duration is no gap.
-		err = r.impatiently(ctx, func(ctx context.Context, tx pgx.Tx) error {
-			_, err := tx.Exec(ctx, r.db.SQL(endSweep))
-			return err
-		})
+		err = r.impatiently(ctx, store.Step{Statement: endSweep})
 	}
 	return result, err
 }
@@ -171,24 +168,13 @@ func (r *Reaper) patience() time.Duration {
 	return min(max(r.opts.Interval/4, 100*time.Millisecond), time.Second)
 }
 
-var lockTimeout = store.Define(`SELECT set_config('lock_timeout', $1::text, true)`)
-
-// impatiently runs f in a transaction that fails where it would have to wait for
-// a lock: once a sweep has begun, a wait that went unseen would age leases.
-func (r *Reaper) impatiently(ctx context.Context, f func(ctx context.Context, tx pgx.Tx) error) error {
-	return r.db.InTx(ctx, limit, func(ctx context.Context, tx pgx.Tx) error {
-		if err := r.waitFor(ctx, tx, r.patience()); err != nil {
-			return err
-		}
-		return f(ctx, tx)
-	})
+// impatiently makes a step that fails where it would have to wait for a lock:
+// once a sweep has begun, a wait that went unseen would age leases.
+func (r *Reaper) impatiently(ctx context.Context, step store.Step) error {
+	return r.db.TxImpatiently(ctx, limit, r.patience(), step)
 }
 
-// waitFor sets how long the transaction waits for a lock.
-func (r *Reaper) waitFor(ctx context.Context, tx pgx.Tx, d time.Duration) error {
-	_, err := tx.Exec(ctx, r.db.SQL(lockTimeout), strconv.FormatInt(d.Milliseconds(), 10))
-	return err
-}
+func milliseconds(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) }
 
 // Once makes one sweep now. It judges leases as they stand: call it only where
 // workers have been able to reach the database for the length of a lease. It
@@ -212,16 +198,13 @@ func (r *Reaper) Once(ctx context.Context) (Result, error) {
 		r.opts.Logger.WarnContext(ctx, "jobs of dead workers found",
 			"requeued", total.Requeued, "failed", total.Failed, "bad_job", total.Bad, "cancelled", total.Cancelled)
 	}
-	err := r.impatiently(ctx, func(ctx context.Context, tx pgx.Tx) error {
-		_, err := tx.Exec(ctx, r.db.SQL(forgetLeases))
-		return err
-	})
-	if err != nil {
+	if err := r.impatiently(ctx, store.Step{Statement: forgetLeases}); err != nil {
 		return total, err
 	}
 	if err := r.endRequests(ctx); err != nil {
 		return total, err
 	}
+	var err error
 	total.Duplicates, err = r.markDuplicates(ctx)
 	return total, err
 }
@@ -291,11 +274,14 @@ SELECT coalesce(j.state, '') FROM judged AS j`)
 // reap moves one batch and returns how many stale rows it locked. From its first
 // statement to its end nobody can lock the tables against beats.
 func (r *Reaper) reap(ctx context.Context) (found Result, locked int, err error) {
-	err = r.impatiently(ctx, func(ctx context.Context, tx pgx.Tx) error {
+	err = r.db.InTx(ctx, limit, func(ctx context.Context, tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, r.db.SQL(store.LockTimeout), milliseconds(r.patience())); err != nil {
+			return err
+		}
 		if _, err := tx.Exec(ctx, r.db.SQL(store.BeatNone.Statement), store.BeatNone.Args...); err != nil {
 			return err
 		}
-		if err := r.waitFor(ctx, tx, limit); err != nil {
+		if _, err := tx.Exec(ctx, r.db.SQL(store.LockTimeout), milliseconds(limit)); err != nil {
 			return err
 		}
 		rows, err := tx.Query(ctx, r.db.SQL(lockStale), batch, r.opts.Interval.Milliseconds())
@@ -365,24 +351,18 @@ func (r *Reaper) endRequests(ctx context.Context) error {
 	for {
 		var claims, nonces []int64
 		jobs := map[string][][16]byte{} // that live, by reason
-		err := r.impatiently(ctx, func(ctx context.Context, tx pgx.Tx) error {
-			rows, err := tx.Query(ctx, r.db.SQL(endedRequests), batch)
-			if err != nil {
-				return err
-			}
+		err := r.impatiently(ctx, store.Step{Statement: endedRequests, Args: []any{batch}, Scan: func(row pgx.Rows) error {
 			var claim, nonce int64
 			var job [16]byte
 			var reason string
 			var live bool
-			_, err = pgx.ForEachRow(rows, []any{&claim, &nonce, &job, &reason, &live}, func() error {
-				claims, nonces = append(claims, claim), append(nonces, nonce)
-				if live {
-					jobs[reason] = append(jobs[reason], job)
-				}
-				return nil
-			})
+			err := row.Scan(&claim, &nonce, &job, &reason, &live)
+			claims, nonces = append(claims, claim), append(nonces, nonce)
+			if live {
+				jobs[reason] = append(jobs[reason], job)
+			}
 			return err
-		})
+		}})
 		if err != nil || len(claims) == 0 {
 			return err
 		}
@@ -391,11 +371,7 @@ func (r *Reaper) endRequests(ctx context.Context) error {
 				return err
 			}
 		}
-		err = r.impatiently(ctx, func(ctx context.Context, tx pgx.Tx) error {
-			_, err := tx.Exec(ctx, r.db.SQL(forgetRequests), claims, nonces)
-			return err
-		})
-		if err != nil {
+		if err := r.impatiently(ctx, store.Step{Statement: forgetRequests, Args: []any{claims, nonces}}); err != nil {
 			return err
 		}
 		if len(claims) < batch {
@@ -434,9 +410,9 @@ func (r *Reaper) markDuplicates(ctx context.Context) (found int, err error) {
 	for {
 		var checked, duplicates int
 		var last *uuid.UUID
-		err := r.impatiently(ctx, func(ctx context.Context, tx pgx.Tx) error {
-			return tx.QueryRow(ctx, r.db.SQL(markDuplicates), batch, next).Scan(&checked, &duplicates, &last)
-		})
+		err := r.impatiently(ctx, store.Step{Statement: markDuplicates, Args: []any{batch, next}, Scan: func(row pgx.Rows) error {
+			return row.Scan(&checked, &duplicates, &last)
+		}})
 		if err != nil {
 			return found, err
 		}

@@ -3,7 +3,9 @@ package reaper
 import (
 	"context"
 	"log/slog"
+	"strconv"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -520,5 +522,82 @@ func TestDuplicatesAreFoundInAllBatches(t *testing.T) {
 	}
 	if r := w.once(t); r.Duplicates != 0 {
 		t.Errorf("%d duplicates in the second sweep", r.Duplicates)
+	}
+}
+
+// freezer holds a process up at a statement of its, counted from 0, once the
+// server has done it and, where they came in one message, those after it.
+type freezer struct {
+	at     int64
+	seen   atomic.Int64
+	frozen chan struct{}
+	thaw   chan struct{}
+}
+
+func (f *freezer) met() {
+	if f.seen.Add(1)-1 == f.at {
+		close(f.frozen)
+		<-f.thaw
+	}
+}
+
+func (f *freezer) TraceQueryStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQueryStartData) context.Context {
+	return ctx
+}
+func (f *freezer) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) { f.met() }
+
+func (f *freezer) TraceBatchStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceBatchStartData) context.Context {
+	return ctx
+}
+func (f *freezer) TraceBatchQuery(context.Context, *pgx.Conn, pgx.TraceBatchQueryData) { f.met() }
+func (f *freezer) TraceBatchEnd(context.Context, *pgx.Conn, pgx.TraceBatchEndData)     {}
+
+// A process that freezes anywhere in a sweep, with whatever it has locked, does
+// not keep another one from sweeping on and taking what is stale.
+func TestAFrozenProcessHoldsUpNoSweep(t *testing.T) {
+	t.Parallel()
+	for at := range int64(40) {
+		t.Run(strconv.FormatInt(at, 10), func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			w.r.opts.Interval = 100 * time.Millisecond
+			w.sweep(t)
+			w.running(t, "1 hour", 1, 3, 0)
+			f := &freezer{at: at, frozen: make(chan struct{}), thaw: make(chan struct{})}
+			config := w.pool.Config()
+			config.ConnConfig.Tracer = f
+			pool, err := pgxpool.NewWithConfig(t.Context(), config)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer pool.Close()
+			r, err := New(pool, w.r.opts)
+			if err != nil {
+				t.Fatal(err)
+			}
+			w.exec(t, "UPDATE simplequeue.job_sweep SET swept_at = clock_timestamp() - interval '0.2 s', continuous_since = clock_timestamp() - interval '1 hour'")
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				_, _ = r.sweep(context.Background())
+			}()
+			defer func() { close(f.thaw); <-done }()
+			select {
+			case <-done: // without as many statements
+				return
+			case <-f.frozen:
+			}
+			w.running(t, "1 hour", 1, 3, 0)
+			began := time.Now()
+			for w.count(t, "job_running") > 0 {
+				if _, err := w.r.sweep(t.Context()); err != nil {
+					t.Errorf("the sweep of another process: %v", err)
+				}
+				if time.Since(began) > 15*time.Second {
+					t.Fatalf("%d jobs are not taken", w.count(t, "job_running"))
+				}
+				time.Sleep(20 * time.Millisecond)
+			}
+		})
 	}
 }

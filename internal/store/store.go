@@ -116,7 +116,7 @@ type Step struct {
 const settings = `SELECT
     set_config('statement_timeout', $1, true),
     set_config('lock_timeout', $1, true),
-    set_config('idle_in_transaction_session_timeout', $1, true),
+    set_config('idle_in_transaction_session_timeout', least($1::text::bigint, 5000)::text, true),
     set_config('enable_seqscan', 'off', true),
     set_config('enable_bitmapscan', 'off', true),
     set_config('enable_hashjoin', 'off', true),
@@ -146,11 +146,48 @@ func (db *DB) Tx(ctx context.Context, limit time.Duration, steps ...Step) error 
 		batch.Queue(db.text(s), s.Args...)
 	}
 	batch.Queue("COMMIT")
-	if err := readBatch(conn.SendBatch(ctx, &batch), steps); err != nil {
+	if err := readBatch(conn.SendBatch(ctx, &batch), 2, steps); err != nil {
 		abandon(ctx, conn.Conn(), err)
 		return err
 	}
 	return nil
+}
+
+// LockTimeout sets for how many milliseconds a transaction waits for a lock.
+var LockTimeout = Define(`SELECT set_config('lock_timeout', $1::text, true)`)
+
+// TxImpatiently is Tx for a step that fails where it would have to wait for a
+// lock for longer than patience: Tx waits where it prepares a statement for the
+// first time, before the timeouts are set. The step and the COMMIT are one
+// message, so that a process which freezes in between has no row locked.
+func (db *DB) TxImpatiently(ctx context.Context, limit, patience time.Duration, step Step) error {
+	if db.Within != nil {
+		return db.stepsWithin(ctx, []Step{step})
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit+limit/4)
+	defer cancel()
+	conn, err := db.Pool.Acquire(ctx)
+	if err != nil {
+		return fmt.Errorf("acquire connection: %w", err)
+	}
+	defer conn.Release()
+
+	if _, err = conn.Exec(ctx, "BEGIN ISOLATION LEVEL READ COMMITTED"); err == nil {
+		_, err = conn.Exec(ctx, settings, strconv.FormatInt(limit.Milliseconds(), 10))
+	}
+	if err == nil {
+		_, err = conn.Exec(ctx, db.SQL(LockTimeout), strconv.FormatInt(patience.Milliseconds(), 10))
+	}
+	if err == nil {
+		var batch pgx.Batch
+		batch.Queue(db.text(step), step.Args...)
+		batch.Queue("COMMIT")
+		err = readBatch(conn.SendBatch(ctx, &batch), 0, []Step{step})
+	}
+	if err != nil {
+		abandon(ctx, conn.Conn(), err)
+	}
+	return err
 }
 
 // afterDeadlock makes a call again, twice at most, that the server has ended with
@@ -172,13 +209,15 @@ func (s *Schema) text(step Step) string {
 	return s.SQLs(step.Statement)[step.Slot]
 }
 
-func readBatch(results pgx.BatchResults, steps []Step) (err error) {
+// readBatch reads the results of steps, of as many statements before them, and of
+// the COMMIT.
+func readBatch(results pgx.BatchResults, before int, steps []Step) (err error) {
 	defer func() {
 		if e := results.Close(); err == nil {
 			err = e
 		}
 	}()
-	for range 2 {
+	for range before {
 		if _, err := results.Exec(); err != nil {
 			return err
 		}
@@ -296,8 +335,8 @@ func in(table, text string) string { return strings.ReplaceAll(text, "{table}", 
 
 // InTx runs f in a READ COMMITTED transaction with the engine's settings, for
 // what needs the answer of one statement to write the next. Where f lets more
-// than limit pass between two, the server ends the session, and with it what the
-// transaction has locked.
+// than limit, or five seconds, pass between two, the server ends the session, and
+// with it what the transaction has locked.
 func (db *DB) InTx(ctx context.Context, limit time.Duration, f func(ctx context.Context, tx pgx.Tx) error) error {
 	if db.Within != nil {
 		return db.Within.Tx(ctx, func(tx pgx.Tx) error { return f(ctx, tx) })
