@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -15,6 +17,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/simplequeue/simplequeue"
@@ -299,60 +302,66 @@ func TestCancelMatching(t *testing.T) {
 	}
 }
 
+// beforeBatch is a tracer that is told of batches before they are sent.
+type beforeBatch func(b *pgx.Batch)
+
+func (beforeBatch) TraceQueryStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQueryStartData) context.Context {
+	return ctx
+}
+func (beforeBatch) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
+func (f beforeBatch) TraceBatchStart(ctx context.Context, _ *pgx.Conn, data pgx.TraceBatchStartData) context.Context {
+	f(data.Batch)
+	return ctx
+}
+func (beforeBatch) TraceBatchQuery(context.Context, *pgx.Conn, pgx.TraceBatchQueryData) {}
+func (beforeBatch) TraceBatchEnd(context.Context, *pgx.Conn, pgx.TraceBatchEndData)     {}
+
 // A job that has left the states asked for, once it was picked, is left alone: a
 // pending one that somebody has claimed runs on.
 func TestCancelMatchingKeepsToTheStatesAskedFor(t *testing.T) {
 	t.Parallel()
 	pool := pgtest.New(t)
 	q := newQueue(t, pool, simplequeue.Options{})
-	for _, c := range []struct {
-		asked simplequeue.State
-		delay time.Duration
-		moved simplequeue.State
-		move  func(q *simplequeue.SimpleQueue, id uuid.UUID)
+	runAt := func(at time.Time) func(uuid.UUID) error {
+		return func(id uuid.UUID) error { return q.Change(t.Context(), id, simplequeue.Change{RunAt: at}) }
+	}
+	for i, c := range []struct {
+		asked, moved simplequeue.State
+		move         func(id uuid.UUID) error
 	}{
-		{simplequeue.StatePending, 0, simplequeue.StateRunning, func(q *simplequeue.SimpleQueue, id uuid.UUID) {
-			if l := claimOne(t, q, string(simplequeue.StatePending)); l.Job.ID != id {
-				t.Fatalf("claimed %v, want %v", l.Job.ID, id)
+		{simplequeue.StatePending, simplequeue.StateWaiting, runAt(time.Now().Add(time.Hour))},
+		{simplequeue.StateWaiting, simplequeue.StatePending, runAt(time.Now().Add(-time.Hour))},
+		{simplequeue.StatePending, simplequeue.StateRunning, func(id uuid.UUID) error {
+			if l := claimOne(t, q, "2"); l.Job.ID != id {
+				return fmt.Errorf("claimed %v", l.Job.ID)
 			}
-		}},
-		{simplequeue.StateWaiting, time.Hour, simplequeue.StatePending, func(q *simplequeue.SimpleQueue, id uuid.UUID) {
-			if err := q.Change(t.Context(), id, simplequeue.Change{RunAt: time.Now().Add(-time.Hour)}); err != nil {
-				t.Fatal(err)
-			}
+			return nil
 		}},
 	} {
-		queue := string(c.asked)
-		stays := insert(t, q, simplequeue.NewJob{Queue: queue, Delay: c.delay})
-		moves := insert(t, q, simplequeue.NewJob{Queue: queue, Delay: c.delay})
-		tx, err := pool.Begin(t.Context())
-		if err == nil { // its row is the first that the cancel locks
-			_, err = tx.Exec(t.Context(), "SELECT FROM simplequeue.job_queue WHERE id = $1 FOR UPDATE", stays)
+		job := simplequeue.NewJob{Queue: strconv.Itoa(i)}
+		if c.asked == simplequeue.StateWaiting {
+			job.Delay = time.Hour
 		}
-		if err == nil {
-			_, err = tx.Exec(t.Context(), "SELECT FROM simplequeue.job_waiting WHERE id = $1 FOR UPDATE", stays)
-		}
+		moves, stays := insert(t, q, job), insert(t, q, job)
+		config := pool.Config()
+		var once sync.Once
+		config.ConnConfig.Tracer = beforeBatch(func(b *pgx.Batch) {
+			if slices.ContainsFunc(b.QueuedQueries, func(q *pgx.QueuedQuery) bool { return strings.Contains(q.SQL, "'cancelled'") }) {
+				once.Do(func() {
+					if err := c.move(moves); err != nil {
+						t.Error(err)
+					}
+				})
+			}
+		})
+		traced, err := pgxpool.NewWithConfig(t.Context(), config)
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer func() { _ = tx.Rollback(context.Background()) }()
-		done := make(chan int, 1)
-		go func() {
-			n, err := q.CancelMatching(t.Context(), simplequeue.Filter{Queue: queue, States: []simplequeue.State{c.asked}}, "")
-			if err != nil {
-				t.Error(err)
-			}
-			done <- n
-		}()
-		eventually(t, "the cancel waits", func() bool {
-			return queryOne[int](t, pool, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'") == 1
-		})
-		c.move(q, moves)
-		if err := tx.Rollback(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		if n := <-done; n != 1 {
-			t.Errorf("%s: %d cancelled, want 1", c.asked, n)
+		defer traced.Close()
+		f := simplequeue.Filter{Queue: job.Queue, States: []simplequeue.State{c.asked}}
+		if n, err := newQueue(t, traced, simplequeue.Options{}).CancelMatching(t.Context(), f, ""); err != nil || n != 1 {
+			t.Errorf("%s: %d cancelled, %v, want 1", c.asked, n, err)
 		}
 		if a, b := state(t, q, stays), state(t, q, moves); a != simplequeue.StateCancelled || b != c.moved {
 			t.Errorf("%s: the jobs are %s and %s, want cancelled and %s", c.asked, a, b, c.moved)
