@@ -142,33 +142,30 @@ func loadLeftovers(ctx context.Context, db *pgxpool.Pool) (map[string]int, error
 
 // loadBytes measures the tables of the schema, with their indexes.
 func loadBytes(ctx context.Context, db *pgxpool.Pool) (map[string]int64, error) {
-	rows, err := db.Query(ctx, `
+	return byName[int64](ctx, db, `
 		SELECT c.relname, pg_total_relation_size(c.oid)
 		FROM pg_class AS c
 		WHERE c.relnamespace = 'simplequeue'::regnamespace AND c.relkind = 'r'`)
-	if err != nil {
-		return nil, err
-	}
-	found := map[string]int64{}
-	var name string
-	var n int64
-	_, err = pgx.ForEachRow(rows, []any{&name, &n}, func() error { found[name] = n; return nil })
-	return found, err
 }
 
 // loadConnections counts the connections of each worker.
 func loadConnections(ctx context.Context, db *pgxpool.Pool) (map[string]int, error) {
-	rows, err := db.Query(ctx, `
+	return byName[int](ctx, db, `
 		SELECT application_name, count(*)
 		FROM pg_stat_activity
 		WHERE datname = current_database() AND starts_with(application_name, 'worker')
 		GROUP BY application_name`)
+}
+
+// byName reads rows of a name and a number.
+func byName[N int | int64](ctx context.Context, db *pgxpool.Pool, query string) (map[string]N, error) {
+	rows, err := db.Query(ctx, query)
 	if err != nil {
 		return nil, err
 	}
-	found := map[string]int{}
+	found := map[string]N{}
 	var name string
-	var n int
+	var n N
 	_, err = pgx.ForEachRow(rows, []any{&name, &n}, func() error { found[name] = n; return nil })
 	return found, err
 }
