@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"strconv"
 	"time"
 
 	"github.com/google/uuid"
@@ -174,8 +173,6 @@ func (r *Reaper) impatiently(ctx context.Context, step store.Step) error {
 	return r.db.TxImpatiently(ctx, limit, r.patience(), step)
 }
 
-func milliseconds(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) }
-
 // Once makes one sweep now. It judges leases as they stand: call it only where
 // workers have been able to reach the database for the length of a lease. It
 // fails where somebody has locked the tables that heartbeats need.
@@ -275,13 +272,13 @@ SELECT coalesce(j.state, '') FROM judged AS j`)
 // statement to its end nobody can lock the tables against beats.
 func (r *Reaper) reap(ctx context.Context) (found Result, locked int, err error) {
 	err = r.db.InTx(ctx, limit, func(ctx context.Context, tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, r.db.SQL(store.LockTimeout), milliseconds(r.patience())); err != nil {
+		if _, err := tx.Exec(ctx, r.db.SQL(store.LockTimeout), r.patience().Milliseconds()); err != nil {
 			return err
 		}
 		if _, err := tx.Exec(ctx, r.db.SQL(store.BeatNone.Statement), store.BeatNone.Args...); err != nil {
 			return err
 		}
-		if _, err := tx.Exec(ctx, r.db.SQL(store.LockTimeout), milliseconds(limit)); err != nil {
+		if _, err := tx.Exec(ctx, r.db.SQL(store.LockTimeout), limit.Milliseconds()); err != nil {
 			return err
 		}
 		rows, err := tx.Query(ctx, r.db.SQL(lockStale), batch, r.opts.Interval.Milliseconds())

@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
-	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -114,9 +113,9 @@ type Step struct {
 // never cut off early, and that the locks of a process that stands still between
 // two statements are let go. All of them end with the transaction.
 const settings = `SELECT
-    set_config('statement_timeout', $1, true),
-    set_config('lock_timeout', $1, true),
-    set_config('idle_in_transaction_session_timeout', least($1::text::bigint, 5000)::text, true),
+    set_config('statement_timeout', $1::bigint::text, true),
+    set_config('lock_timeout', $1::bigint::text, true),
+    set_config('idle_in_transaction_session_timeout', least($1::bigint, 5000)::text, true),
     set_config('enable_seqscan', 'off', true),
     set_config('enable_bitmapscan', 'off', true),
     set_config('enable_hashjoin', 'off', true),
@@ -141,7 +140,7 @@ func (db *DB) Tx(ctx context.Context, limit time.Duration, steps ...Step) error 
 
 	var batch pgx.Batch
 	batch.Queue("BEGIN ISOLATION LEVEL READ COMMITTED")
-	batch.Queue(settings, strconv.FormatInt(limit.Milliseconds(), 10))
+	batch.Queue(settings, limit.Milliseconds())
 	for _, s := range steps {
 		batch.Queue(db.text(s), s.Args...)
 	}
@@ -154,7 +153,7 @@ func (db *DB) Tx(ctx context.Context, limit time.Duration, steps ...Step) error 
 }
 
 // LockTimeout sets for how many milliseconds a transaction waits for a lock.
-var LockTimeout = Define(`SELECT set_config('lock_timeout', $1::text, true)`)
+var LockTimeout = Define(`SELECT set_config('lock_timeout', $1::bigint::text, true)`)
 
 // TxImpatiently is Tx for a step that fails where it would have to wait for a
 // lock for longer than patience: Tx waits where it prepares a statement for the
@@ -173,10 +172,10 @@ func (db *DB) TxImpatiently(ctx context.Context, limit, patience time.Duration, 
 	defer conn.Release()
 
 	if _, err = conn.Exec(ctx, "BEGIN ISOLATION LEVEL READ COMMITTED"); err == nil {
-		_, err = conn.Exec(ctx, settings, strconv.FormatInt(limit.Milliseconds(), 10))
+		_, err = conn.Exec(ctx, settings, limit.Milliseconds())
 	}
 	if err == nil {
-		_, err = conn.Exec(ctx, db.SQL(LockTimeout), strconv.FormatInt(patience.Milliseconds(), 10))
+		_, err = conn.Exec(ctx, db.SQL(LockTimeout), patience.Milliseconds())
 	}
 	if err == nil {
 		var batch pgx.Batch
@@ -344,7 +343,7 @@ func (db *DB) InTx(ctx context.Context, limit time.Duration, f func(ctx context.
 	ctx, cancel := context.WithTimeout(ctx, limit+limit/4)
 	defer cancel()
 	return pgx.BeginTxFunc(ctx, db.Pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, settings, strconv.FormatInt(limit.Milliseconds(), 10)); err != nil {
+		if _, err := tx.Exec(ctx, settings, limit.Milliseconds()); err != nil {
 			return err
 		}
 		return f(ctx, tx)
