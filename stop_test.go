@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/simplequeue/simplequeue"
@@ -264,16 +265,26 @@ func briefLeases(o simplequeue.Options) simplequeue.Options {
 	return o
 }
 
-// lock locks tables until unlock is called, or the test ends.
+// lock locks tables until unlock is called, or the test ends. It takes them one
+// after the other, so it may be the victim of a deadlock with the engine's
+// statements: then it starts again.
 func lock(t *testing.T, pool *pgxpool.Pool, tables string) (unlock func()) {
 	t.Helper()
-	tx, err := pool.Begin(t.Context())
-	if err == nil {
-		_, err = tx.Exec(t.Context(), "LOCK TABLE "+tables)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	var tx pgx.Tx
+	eventually(t, "locked "+tables, func() bool {
+		var err error
+		if tx, err = pool.Begin(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if _, err = tx.Exec(t.Context(), "LOCK TABLE "+tables); err == nil {
+			return true
+		}
+		_ = tx.Rollback(t.Context())
+		if sqlState(err) != "40P01" {
+			t.Fatal(err)
+		}
+		return false
+	})
 	unlock = sync.OnceFunc(func() { _ = tx.Rollback(context.Background()) })
 	t.Cleanup(unlock)
 	return unlock
