@@ -51,6 +51,7 @@ type modelJob struct {
 	live    bool
 	maybe   bool // may have ended: somebody has begun to cancel it, or its hold may be over
 	moving  bool // lines up at this moment: who does so too may be before or behind it
+	tail    bool // does so until its next start: when its outcome is written is not known
 	held    bool
 	expires bool // may be deleted: its hold is brief
 	extra   bool // was redriven, and does not count for the limit
@@ -99,7 +100,7 @@ func (m *gateModel) lineUp(id uuid.UUID) {
 func (m *gateModel) lineBefore(id uuid.UUID, j *modelJob) map[uuid.UUID]bool {
 	line := map[uuid.UUID]bool{}
 	for other, o := range m.jobs {
-		if other != id && o.live && o.ordered && j.ordered && o.key == j.key && !o.moving {
+		if other != id && o.live && o.ordered && j.ordered && o.key == j.key && !o.moving && !o.tail {
 			line[other] = true
 		}
 	}
@@ -244,7 +245,7 @@ func (m *gateModel) start(job *simplequeue.Job) {
 	if other, ok := m.running[j.key]; ok {
 		m.fault("%v of %q started while %v ran", job.ID, j.key, other)
 	}
-	m.running[j.key], j.moving = job.ID, false
+	m.running[j.key], j.moving, j.tail = job.ID, false, false
 	for other := range j.behind {
 		if o := m.jobs[other]; !o.maybe && o.next == nil {
 			m.fault("%v of %q started before %v had ended", job.ID, j.key, other)
@@ -270,7 +271,7 @@ func (m *gateModel) end(job *simplequeue.Job, verdict string) {
 		if j.ordered {
 			m.gone(job.ID)
 			m.lineUp(job.ID)
-			j.moving = true
+			j.tail = true
 		}
 	case "dead":
 		if m.gone(job.ID); m.block && j.ordered {
