@@ -40,7 +40,7 @@ func TestLongJobsKeepTheirLeasesAtOneStatementAnInterval(t *testing.T) {
 		}
 		return nil
 	})
-	o.HeartbeatInterval, o.QueuePermits = 500*time.Millisecond, 500
+	o.HeartbeatInterval, o.QueuePermits = time.Second, 500
 	q := newQueue(t, pool, o)
 	start(t, q)
 	for range 10 {
@@ -59,7 +59,7 @@ func TestLongJobsKeepTheirLeasesAtOneStatementAnInterval(t *testing.T) {
 	}
 	eventually(t, "all run", func() bool { return q.Stats().Running == long })
 	began := time.Now()
-	time.Sleep(3 * time.Second) // two leases and more
+	time.Sleep(6 * time.Second) // two leases and more
 	if n, most := beats(), int(time.Since(began)/o.HeartbeatInterval)+2; n < 3 || n > most {
 		t.Errorf("%d statements in %v for %d jobs, want one each %v", n, time.Since(began), long, o.HeartbeatInterval)
 	}
@@ -78,7 +78,7 @@ func TestHandlersThatHoldEveryConnectionDoNotStopHeartbeats(t *testing.T) {
 	pool := pgtest.Pool(t, url, 3)
 	ins := newQueue(t, pgtest.Pool(t, url, 2), simplequeue.Options{})
 	var held atomic.Int64
-	q := newQueue(t, pool, briefLeases(handler("hog", func(ctx context.Context, _ *simplequeue.Job) error {
+	o := handler("hog", func(ctx context.Context, _ *simplequeue.Job) error {
 		tx, err := pool.Begin(ctx)
 		if err != nil {
 			return err
@@ -86,13 +86,14 @@ func TestHandlersThatHoldEveryConnectionDoNotStopHeartbeats(t *testing.T) {
 		defer func() { _ = tx.Rollback(context.Background()) }()
 		held.Add(1)
 		select {
-		case <-time.After(1500 * time.Millisecond):
+		case <-time.After(3 * time.Second):
 			return nil
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
-	})))
-	start(t, q)
+	})
+	o.HeartbeatInterval = 500 * time.Millisecond
+	start(t, newQueue(t, pool, o))
 	if _, err := ins.InsertMany(t.Context(), repeat(3, simplequeue.NewJob{Queue: "hog", MaxAttempts: 1})); err != nil {
 		t.Fatal(err)
 	}
@@ -107,24 +108,24 @@ func TestLockedQueueDoesNotStopHeartbeats(t *testing.T) {
 	pool := pgtest.New(t)
 	makeRoom(t, pool)
 	release := make(chan struct{})
-	o := briefLeases(handler("locked", func(ctx context.Context, _ *simplequeue.Job) error {
+	o := handler("locked", func(ctx context.Context, _ *simplequeue.Job) error {
 		select {
 		case <-release:
 			return nil
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
-	}))
-	o.PollInterval = 50 * time.Millisecond
+	})
+	o.HeartbeatInterval, o.PollInterval = 500*time.Millisecond, 50*time.Millisecond
 	q := newQueue(t, pool, o)
 	start(t, q)
 	id := insert(t, q, simplequeue.NewJob{Queue: "locked", MaxAttempts: 1})
 	awaitState(t, q, id, simplequeue.StateRunning)
-	time.Sleep(300 * time.Millisecond)
+	time.Sleep(o.HeartbeatInterval)
 	unlock := lock(t, pool, "simplequeue.job_queue, simplequeue.job_waiting, simplequeue.job_finished IN ACCESS EXCLUSIVE MODE")
-	time.Sleep(2 * time.Second)
+	time.Sleep(4 * time.Second)
 	unlock()
-	time.Sleep(700 * time.Millisecond)
+	time.Sleep(1500 * time.Millisecond) // a lease and a sweep
 	close(release)
 	if got := awaitState(t, q, id, simplequeue.StateCompleted); got.Attempt != 1 || got.CrashCount != 0 {
 		t.Errorf("attempt %d, crash count %d, want 1 and 0", got.Attempt, got.CrashCount)
@@ -251,11 +252,11 @@ func TestTimeoutsOfTheDatabaseDoNotReachTheEngine(t *testing.T) {
 	}
 	o := handler("tight", func(ctx context.Context, job *simplequeue.Job) error {
 		if job.Kind == "long" {
-			time.Sleep(time.Second)
+			time.Sleep(2 * time.Second)
 		}
 		return nil
 	})
-	o.HeartbeatInterval = 300 * time.Millisecond
+	o.HeartbeatInterval = 500 * time.Millisecond
 	q := newQueue(t, pgtest.Pool(t, url, 2), o)
 	start(t, q)
 	ins := newQueue(t, free, simplequeue.Options{})
