@@ -119,7 +119,7 @@ func TestClaimThatCommitsAfterItsConnectionBrokeIsAdopted(t *testing.T) {
 	id := insert(t, ins, simplequeue.NewJob{Queue: "late", MaxAttempts: 1})
 	eventually(t, "the claim waits", func() bool { return waiting(t, direct, "FROM unnest($5::integer[]") == 1 })
 	proxy.Cut()
-	time.Sleep(300 * time.Millisecond) // the driver asks in vain to cancel the statement
+	time.Sleep(1500 * time.Millisecond) // the driver asks in vain to cancel the statement
 	proxy.Heal()
 	// Before it claims again the poller has looked for its claim, in vain.
 	eventually(t, "another claim waits", func() bool { return waiting(t, direct, "FROM unnest($5::integer[]") == 2 })

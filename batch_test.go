@@ -115,7 +115,7 @@ func TestBatchDoesNotWaitInVain(t *testing.T) {
 		}
 	}
 	id := insert(t, q, simplequeue.NewJob{Queue: "a"})
-	awaitState(t, q, id, simplequeue.StateRunning)
+	eventually(t, "it waits for others", func() bool { return q.Stats().Queues["a"].Running == 1 })
 	if err := stop(); err != nil {
 		t.Errorf("Run: %v", err)
 	}
@@ -228,7 +228,7 @@ func TestBatchStopsAndTimesOut(t *testing.T) {
 	})
 	o.Stop.Drain = -1
 	q := newQueue(t, pool, o)
-	if _, err := q.InsertMany(t.Context(), repeat(3, simplequeue.NewJob{Queue: "a", Timeout: time.Second, MaxAttempts: 1})); err != nil {
+	if _, err := q.InsertMany(t.Context(), repeat(3, simplequeue.NewJob{Queue: "a", Timeout: 3 * time.Second, MaxAttempts: 1})); err != nil {
 		t.Fatal(err)
 	}
 	stop := start(t, q)
@@ -272,7 +272,7 @@ func TestBatchThatIsStuck(t *testing.T) {
 		}
 		return nil
 	})
-	o.Timeout, o.StuckAfter = 50*time.Millisecond, 50*time.Millisecond
+	o.Timeout, o.StuckAfter = time.Second, 50*time.Millisecond // all three have come by then
 	q := newQueue(t, pgtest.New(t), o)
 	results, err := q.InsertMany(t.Context(), repeat(3, simplequeue.NewJob{Queue: "a", MaxAttempts: 1}))
 	if err != nil {
@@ -282,8 +282,9 @@ func TestBatchThatIsStuck(t *testing.T) {
 	for _, r := range results {
 		awaitState(t, q, r.ID, simplequeue.StateFailed)
 	}
-	if s := q.Stats(); s.Running != 3 || s.Stuck != 3 || s.Queues["a"].Running != 3 {
-		t.Errorf("running %d, stuck %d, permits taken %d, want 3 each", s.Running, s.Stuck, s.Queues["a"].Running)
+	eventually(t, "three are stuck", func() bool { return q.Stats().Stuck == 3 })
+	if s := q.Stats(); s.Running != 3 || s.Queues["a"].Running != 3 {
+		t.Errorf("running %d, permits taken %d, want 3 each", s.Running, s.Queues["a"].Running)
 	}
 	close(release)
 	eventually(t, "its permits are free", func() bool { s := q.Stats(); return s.Running == 0 && s.Stuck == 0 })

@@ -234,7 +234,8 @@ func TestBoundedQueueHasRoomWhenAJobHasEnded(t *testing.T) {
 		 payload_bytes, priority, lane, queue, kind, props)
 		SELECT 1, now() - interval '1 hour', id, seq, created_at, gen_random_uuid(), 1000, 1, max_attempts, 0, 0,
 		       payload_bytes, priority, lane, queue, kind, props FROM simplequeue.job_queue`,
-		"DELETE FROM simplequeue.job_queue")
+		"DELETE FROM simplequeue.job_queue",
+		"UPDATE simplequeue.job_sweep SET swept_at = clock_timestamp(), continuous_since = now() - interval '1 hour' WHERE name = 'reaper'")
 	full()
 	r, err := reaper.New(pool, reaper.Options{})
 	if err != nil {

@@ -257,6 +257,14 @@ func TestAHundredClaimersAtOnce(t *testing.T) {
 		conn.Release()
 	}
 	q := newQueue(t, pool, simplequeue.Options{})
+	atOnce := func(claim func()) {
+		var wg sync.WaitGroup
+		for range claimers {
+			wg.Go(claim)
+		}
+		wg.Wait()
+	}
+	atOnce(func() { _, _ = q.Claim(t.Context(), "none", 1, time.Hour) }) // nor for its first plan
 	if _, err := q.InsertMany(t.Context(), repeat(claimers*each*rounds, simplequeue.NewJob{Queue: "a"})); err != nil {
 		t.Fatal(err)
 	}
@@ -265,21 +273,17 @@ func TestAHundredClaimersAtOnce(t *testing.T) {
 		jobs = map[uuid.UUID]bool{}
 	)
 	for range rounds {
-		var wg sync.WaitGroup
-		for range claimers {
-			wg.Go(func() {
-				list, err := q.Claim(t.Context(), "a", each, time.Hour)
-				if err != nil || len(list) != each {
-					t.Errorf("claimed %d jobs, %v, want %d", len(list), err, each)
-				}
-				mu.Lock()
-				defer mu.Unlock()
-				for _, l := range list {
-					jobs[l.Job.ID] = true
-				}
-			})
-		}
-		wg.Wait()
+		atOnce(func() {
+			list, err := q.Claim(t.Context(), "a", each, time.Hour)
+			if err != nil || len(list) != each {
+				t.Errorf("claimed %d jobs, %v, want %d", len(list), err, each)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			for _, l := range list {
+				jobs[l.Job.ID] = true
+			}
+		})
 	}
 	if len(jobs) != claimers*each*rounds {
 		t.Errorf("%d jobs are claimed, want %d", len(jobs), claimers*each*rounds)

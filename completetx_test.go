@@ -202,7 +202,7 @@ func TestLongTransactionBesideOthers(t *testing.T) {
 			t.Parallel()
 			pool := pgtest.New(t)
 			makeEffects(t, pool)
-			const interval = 400 * time.Millisecond
+			const interval = 700 * time.Millisecond
 			var runs atomic.Int64
 			begun, committed := make(chan pgx.Tx, 1), make(chan struct{})
 			q := newQueue(t, pool, simplequeue.Options{HeartbeatInterval: interval, Handlers: []simplequeue.Handler{

@@ -90,7 +90,7 @@ func TestDueJobsEnterInDueOrder(t *testing.T) {
 	opts.QueuePermits = 1
 	pool := pgtest.New(t)
 	q := newQueue(t, pool, opts)
-	base := scalar[time.Time](t, pool, "SELECT clock_timestamp()").Add(time.Second) // the insert is done by then
+	base := scalar[time.Time](t, pool, "SELECT clock_timestamp()").Add(3 * time.Second) // the insert is done by then
 	var jobs []simplequeue.NewJob
 	var want []string
 	for n := range 50 {

@@ -43,7 +43,7 @@ func goMemory() int64 {
 // queues take half a megabyte.
 func liveHeap() int64 {
 	least := int64(math.MaxInt64)
-	for range 10 {
+	for range 25 {
 		var m runtime.MemStats
 		runtime.GC()
 		runtime.GC() // what the pools of the first one let go

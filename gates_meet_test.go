@@ -133,6 +133,7 @@ func TestPurgeLeavesAKeyClosed(t *testing.T) {
 	a := insert(t, q, simplequeue.NewJob{Queue: "q", OrderKey: "k", Raw: []byte("bad")})
 	b := insert(t, q, simplequeue.NewJob{Queue: "q", OrderKey: "k"})
 	awaitState(t, q, a, simplequeue.StateCritical)
+	eventually(t, "the worker is registered", func() bool { return countRows(t, pool, "job_worker") == 1 })
 	closed := func(sentence string) {
 		t.Helper()
 		why, err := q.Why(t.Context(), b)

@@ -387,7 +387,7 @@ func TestPartOfAGroupThatWasNotSentIsNotInDoubt(t *testing.T) {
 	pool, direct := twoPools(t, 1)
 	slowAndBad(t, direct)
 	q := newQueue(t, pool, simplequeue.Options{PollOnly: true})
-	q.LimitGroups(500 * time.Millisecond)
+	q.LimitGroups(3 * time.Second) // what is refused before the slow one is soon enough
 	release := holdAll(t, q, pool)
 	var calls []*insertCall
 	for i, kind := range []string{"bad", "slow", "", ""} {

@@ -59,7 +59,7 @@ func init() {
 		}
 		began("commit", err)
 
-		list, err := q.Claim(ctx, "hand", 1, time.Second)
+		list, err := q.Claim(ctx, "hand", 1, 3*time.Second)
 		if err == nil && len(list) != 1 {
 			err = fmt.Errorf("%d claimed", len(list))
 		}
@@ -219,7 +219,11 @@ func TestBoundedQueueSurvivesItsInserters(t *testing.T) {
 			t.Errorf("a process said: %q", p.lines)
 		}
 	}
-	eventually(t, "all have run", func() bool { return live(t, pool) == 0 })
+	// The last of the killed may have had a transaction open.
+	eventually(t, "all have run", func() bool {
+		return live(t, pool) == 0 && queryOne[int](t, pool, `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+			AND pid <> pg_backend_pid() AND backend_type = 'client backend' AND xact_start IS NOT NULL`) == 0 && live(t, pool) == 0
+	})
 	if err := stop(); err != nil {
 		t.Error(err)
 	}

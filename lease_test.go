@@ -92,7 +92,7 @@ func TestHandlersThatHoldEveryConnectionDoNotStopHeartbeats(t *testing.T) {
 			return context.Cause(ctx)
 		}
 	})
-	o.HeartbeatInterval = 500 * time.Millisecond
+	o.HeartbeatInterval = 800 * time.Millisecond
 	start(t, newQueue(t, pool, o))
 	if _, err := ins.InsertMany(t.Context(), repeat(3, simplequeue.NewJob{Queue: "hog", MaxAttempts: 1})); err != nil {
 		t.Fatal(err)
@@ -116,16 +116,16 @@ func TestLockedQueueDoesNotStopHeartbeats(t *testing.T) {
 			return context.Cause(ctx)
 		}
 	})
-	o.HeartbeatInterval, o.PollInterval = 500*time.Millisecond, 50*time.Millisecond
+	o.HeartbeatInterval, o.PollInterval = 800*time.Millisecond, 50*time.Millisecond
 	q := newQueue(t, pool, o)
 	start(t, q)
 	id := insert(t, q, simplequeue.NewJob{Queue: "locked", MaxAttempts: 1})
 	awaitState(t, q, id, simplequeue.StateRunning)
 	time.Sleep(o.HeartbeatInterval)
 	unlock := lock(t, pool, "simplequeue.job_queue, simplequeue.job_waiting, simplequeue.job_finished IN ACCESS EXCLUSIVE MODE")
-	time.Sleep(4 * time.Second)
+	time.Sleep(5 * time.Second)
 	unlock()
-	time.Sleep(1500 * time.Millisecond) // a lease and a sweep
+	time.Sleep(3 * time.Second) // a lease and a sweep
 	close(release)
 	if got := awaitState(t, q, id, simplequeue.StateCompleted); got.Attempt != 1 || got.CrashCount != 0 {
 		t.Errorf("attempt %d, crash count %d, want 1 and 0", got.Attempt, got.CrashCount)
@@ -155,7 +155,7 @@ func TestLockedTablesAgeNoLease(t *testing.T) {
 				}
 				return context.Cause(ctx)
 			})
-			o.HeartbeatInterval = 500 * time.Millisecond
+			o.HeartbeatInterval = 800 * time.Millisecond
 			q := newQueue(t, pool, o)
 			start(t, q)
 			if _, err := q.InsertMany(t.Context(), repeat(jobs, simplequeue.NewJob{Queue: "locked"})); err != nil {
@@ -174,7 +174,7 @@ func TestLockedTablesAgeNoLease(t *testing.T) {
 			unlock()
 			eventually(t, "sweeps go on for longer than a lease", func() bool {
 				var after bool
-				err := pool.QueryRow(t.Context(), "SELECT swept_at > $1::timestamptz + interval '2 seconds' FROM simplequeue.job_sweep WHERE name = 'reaper'", unlocked).Scan(&after)
+				err := pool.QueryRow(t.Context(), "SELECT swept_at > $1::timestamptz + interval '3 seconds' FROM simplequeue.job_sweep WHERE name = 'reaper'", unlocked).Scan(&after)
 				return err == nil && after
 			})
 			if n := cut.Load(); n != 0 {
@@ -252,14 +252,14 @@ func TestTimeoutsOfTheDatabaseDoNotReachTheEngine(t *testing.T) {
 	}
 	o := handler("tight", func(ctx context.Context, job *simplequeue.Job) error {
 		if job.Kind == "long" {
-			time.Sleep(2 * time.Second)
+			time.Sleep(3 * time.Second)
 		}
 		return nil
 	})
-	o.HeartbeatInterval = 500 * time.Millisecond
+	o.HeartbeatInterval = 800 * time.Millisecond
 	q := newQueue(t, pgtest.Pool(t, url, 2), o)
 	start(t, q)
-	ins := newQueue(t, free, simplequeue.Options{})
+	ins := newQueue(t, free, simplequeue.Options{PollOnly: true}) // all on the connection from before
 	if _, err := ins.InsertMany(t.Context(), append(repeat(200, simplequeue.NewJob{Queue: "tight"}), repeat(5, simplequeue.NewJob{Queue: "tight", Kind: "long"})...)); err != nil {
 		t.Fatal(err)
 	}

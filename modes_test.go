@@ -86,7 +86,7 @@ func wholeLife(t *testing.T, pool *pgxpool.Pool) {
 		return nil
 	}
 	q := newQueue(t, pool, simplequeue.Options{
-		Logger: logged.logger(slog.LevelError), HeartbeatInterval: 300 * time.Millisecond, JanitorInterval: 20 * time.Millisecond,
+		Logger: logged.logger(slog.LevelError), HeartbeatInterval: time.Second, JanitorInterval: 20 * time.Millisecond,
 		Backoff: backoff.Constant(time.Millisecond),
 		Handlers: []simplequeue.Handler{
 			simplequeue.HandlerFunc("small", func(_ context.Context, job *simplequeue.Job) error {

@@ -55,6 +55,7 @@ func TestStepsSurviveTheirWorker(t *testing.T) {
 			continue
 		}
 		info := awaitState(t, q, id, simplequeue.StateCompleted)
+		eventually(t, "the last worker has said all", func() bool { return p.count("has ") >= 3 })
 		if p.count("runs ") != 1 || p.count("has ") != 3 || string(info.Payload) != `"kept"` || info.CrashCount != 2 {
 			t.Errorf("the last worker has run %d steps of %d, payload %s, %d crashes", p.count("runs "), p.count("has "), info.Payload, info.CrashCount)
 		}

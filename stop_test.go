@@ -131,6 +131,7 @@ func TestHungHandlerIsAbandoned(t *testing.T) {
 		return simplequeue.Critical(errors.New("far too late"))
 	})
 	o.Stop = briefStop
+	o.Stop.Flush = 3 * time.Second // at most: it ends when the job is given back
 	q := newQueue(t, pool, o)
 	stop := start(t, q)
 	id := insert(t, q, simplequeue.NewJob{Queue: "hangs", MaxAttempts: 1})
@@ -167,6 +168,7 @@ func TestStopReportsHandlersWhoseJobsTheyNoLongerHold(t *testing.T) {
 			release := make(chan struct{})
 			o := briefLeases(handler("hangs", func(context.Context, *simplequeue.Job) error { <-release; return nil }))
 			o.Stop, o.StuckAfter = briefStop, -1
+			o.Stop.Flush = 3 * time.Second
 			if how == "stuck" {
 				o.StuckAfter = 10 * time.Millisecond
 			}
@@ -256,11 +258,12 @@ func TestStopReturnsOnTimeWhateverTheDatabaseDoes(t *testing.T) {
 	}
 }
 
-// briefLeases makes a job's lease half a second, so that tests need not wait,
-// unless the test has chosen another.
+// briefLeases makes a job's lease two seconds, so that tests need not wait for
+// long, unless the test has chosen another. A machine that is busy with other
+// tests keeps no shorter one.
 func briefLeases(o simplequeue.Options) simplequeue.Options {
 	if o.HeartbeatInterval == 0 {
-		o.HeartbeatInterval = 200 * time.Millisecond
+		o.HeartbeatInterval, o.ReaperInterval = 800*time.Millisecond, 200*time.Millisecond
 	}
 	return o
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -119,7 +120,11 @@ func TestAllVerbsAtOnceDoNotDeadlock(t *testing.T) {
 	if n := queryOne[int](t, pool, "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"); n != 0 {
 		t.Errorf("the server counted %d deadlocks", n)
 	}
-	if errs := logged.lines(); len(errs) > 0 {
+	// A sweep that meets another one's locks for too long leaves its work to it.
+	errs := slices.DeleteFunc(logged.lines(), func(line string) bool {
+		return strings.Contains(line, "reaper sweep failed") && (strings.Contains(line, "55P03") || strings.Contains(line, "57014"))
+	})
+	if len(errs) > 0 {
 		t.Errorf("logged: %v", errs)
 	}
 }
@@ -143,7 +148,7 @@ func TestCancelAndChangeAreMadeAgainAfterADeadlock(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			config.ConnConfig.RuntimeParams["deadlock_timeout"] = "2s" // the other's wait begins before this one is looked at
+			config.ConnConfig.RuntimeParams["deadlock_timeout"] = "5s" // the other's wait begins before this one is looked at
 			pool, err := pgxpool.NewWithConfig(t.Context(), config)
 			if err != nil {
 				t.Fatal(err)

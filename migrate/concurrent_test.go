@@ -1,6 +1,7 @@
 package migrate_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -130,7 +131,11 @@ func TestUpGivesUpWaitingWithItsContext(t *testing.T) {
 func TestUpIsNotHurriedByTimeouts(t *testing.T) {
 	t.Parallel()
 	url := pgtest.EmptyDatabase(t)
-	runner := newRunner(t, slowFiles)
+	slow := fstest.MapFS{}
+	for name, f := range slowFiles {
+		slow[name] = &fstest.MapFile{Data: bytes.ReplaceAll(f.Data, []byte("pg_sleep(0.03)"), []byte("pg_sleep(0.6)"))}
+	}
+	runner := newRunner(t, slow)
 	holder := connect(t, url)
 	exec(t, holder, fmt.Sprintf("BEGIN; SELECT pg_advisory_xact_lock(%d)", migrate.LockKey("q")))
 	var wg sync.WaitGroup
@@ -140,7 +145,7 @@ func TestUpIsNotHurriedByTimeouts(t *testing.T) {
 		}
 	})
 	for range 3 {
-		conn := connect(t, url, "statement_timeout", "20ms", "lock_timeout", "10ms")
+		conn := connect(t, url, "statement_timeout", "300ms", "lock_timeout", "150ms")
 		wg.Go(func() {
 			if err := runner.Up(t.Context(), conn, "q"); err != nil {
 				t.Error(err)

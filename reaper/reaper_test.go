@@ -96,7 +96,8 @@ func TestEveryStaleClaimHasAnExit(t *testing.T) {
 	w.running(t, "1 hour", 3, 3, 2) // bad before failed: the reason that helps
 	cancelled := w.running(t, "1 hour", 1, 3, 0)
 	w.exec(t, "INSERT INTO simplequeue.job_cancel (claim_id, claim_nonce, job_id, reason) VALUES ($1, $2, gen_random_uuid(), 'enough')", cancelled, nonce)
-	w.running(t, "0 seconds", 1, 3, 0)
+	fresh := w.running(t, "0 seconds", 1, 3, 0)
+	w.exec(t, "UPDATE simplequeue.job_running SET lease_ms = 3600000 WHERE claim_id = $1", fresh)
 
 	if got, want := w.once(t), (Result{Requeued: 1, Failed: 1, Bad: 1, Cancelled: 1}); got != want {
 		t.Errorf("Once() = %+v, want %+v", got, want)
@@ -134,6 +135,7 @@ func TestLeaseSavesOnlyItsOwnClaim(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t)
 			id, n := lease.add(w.running(t, "1 hour", 1, 3, 0))
+			w.exec(t, "UPDATE simplequeue.job_running SET lease_ms = 60000") // a kept one stays so
 			w.exec(t, "INSERT INTO simplequeue.job_lease VALUES ($1, $2, clock_timestamp())", id, n)
 			want := 1
 			if lease.save {

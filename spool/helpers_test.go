@@ -138,13 +138,13 @@ func (b *rig) exec(sql string) {
 	}
 }
 
-// eventually waits for a condition, 30 s at most.
+// eventually waits for a condition, two minutes at most.
 func eventually(t testing.TB, what string, cond func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(30 * time.Second)
+	deadline := time.Now().Add(2 * time.Minute)
 	for !cond() {
 		if time.Now().After(deadline) {
-			t.Fatalf("not within 30 s: %s", what)
+			t.Fatalf("not within two minutes: %s", what)
 		}
 		time.Sleep(5 * time.Millisecond)
 	}

@@ -127,7 +127,7 @@ func TestAnInsertInDoubtIsMadeOnce(t *testing.T) {
 			t.Parallel()
 			b := newRig(t, spool.Options{Patience: 4 * time.Second}, simplequeue.Options{})
 			b.put(job("other", 0), false) // the pool is connected
-			b.exec(`CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.5); RETURN NULL; END $$`)
+			b.exec(`CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(2); RETURN NULL; END $$`)
 			b.exec(`CREATE CONSTRAINT TRIGGER wait AFTER INSERT ON simplequeue.job_queue DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION wait()`)
 			j := job("a", 1)
 			j.Retention, j.MaxAttempts = c.keep, 1
@@ -168,9 +168,7 @@ func TestAnInsertInDoubtIsMadeOnce(t *testing.T) {
 			b.run()
 			b.drained()
 			b.want("a")
-			if s := b.spool.Stats(); s.Replayed != 1 {
-				t.Errorf("replayed %d, want 1 (job %v)", s.Replayed, r.ID)
-			}
+			eventually(t, "it is counted as replayed", func() bool { return b.spool.Stats().Replayed == 1 })
 		})
 	}
 }
@@ -514,15 +512,15 @@ func TestBadJobsAreRefusedAtOnce(t *testing.T) {
 // A database that swallows everything costs the patience once, not each insert.
 func TestABlackholeCostsPatienceOnce(t *testing.T) {
 	t.Parallel()
-	b := newRig(t, spool.Options{Patience: 200 * time.Millisecond}, simplequeue.Options{})
+	b := newRig(t, spool.Options{Patience: 2 * time.Second}, simplequeue.Options{})
 	b.put(job("a", 0), false)
 	b.proxy.Blackhole()
 	began := time.Now()
 	for n := 1; n <= 50; n++ {
 		b.put(job("a", n), true)
 	}
-	if took := time.Since(began); took < 200*time.Millisecond || took > 5*time.Second {
-		t.Errorf("50 inserts took %v, want little more than 200 ms", took)
+	if took := time.Since(began); took < 2*time.Second || took > 20*time.Second {
+		t.Errorf("50 inserts took %v, want little more than 2 s", took)
 	}
 	b.proxy.Heal()
 	b.run()

@@ -52,7 +52,7 @@ func site(q *simplequeue.SimpleQueue) http.Handler {
 			http.Error(w, "a text has at most 64 kB", http.StatusRequestEntityTooLarge)
 			return
 		}
-		ctx, cancel := context.WithTimeout(r.Context(), 2*time.Second)
+		ctx, cancel := context.WithTimeout(r.Context(), 5*time.Second)
 		defer cancel()
 		job, err := q.InsertAndWait(ctx, count.New(string(text)))
 		var not *simplequeue.NotCompletedError

@@ -21,7 +21,7 @@ import (
 )
 
 // patience is how long a test waits for what should come at once.
-const patience = time.Minute
+const patience = 3 * time.Minute
 
 // program is the program's surroundings in a test.
 type program struct {

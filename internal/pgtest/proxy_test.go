@@ -121,7 +121,7 @@ func backends(t *testing.T, conn *pgx.Conn) (n int) {
 	if err := conn.QueryRow(t.Context(), `
 		SELECT count(*)
 		FROM pg_stat_activity
-		WHERE datname = current_database() AND pid <> pg_backend_pid()`).Scan(&n); err != nil {
+		WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'`).Scan(&n); err != nil {
 		t.Fatal(err)
 	}
 	return n

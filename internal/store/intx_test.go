@@ -43,7 +43,7 @@ func TestTransactionThatStandsStillLetsGo(t *testing.T) {
 	if after := idle(); err != nil || after != before {
 		t.Errorf("InTx: %v; idle_in_transaction_session_timeout is %s afterwards, was %s", err, after, before)
 	}
-	err = db.InTx(t.Context(), 300*time.Millisecond, func(ctx context.Context, tx pgx.Tx) error {
+	err = db.InTx(t.Context(), time.Second, func(ctx context.Context, tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, row); err != nil {
 			t.Errorf("lock the row: %v", err)
 		}
