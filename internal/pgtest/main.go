@@ -18,11 +18,11 @@ import (
 // left no goroutine behind.
 //
 // Tests mostly wait, for PostgreSQL and for time to pass: unless -parallel says
-// otherwise, two of them run at once for each processor.
+// otherwise, three of them run at once for each processor.
 func Main(m *testing.M) {
 	flag.Parse()
 	if f := flag.Lookup("test.parallel"); f != nil && f.Value.String() == f.DefValue {
-		_ = f.Value.Set(strconv.Itoa(2 * runtime.GOMAXPROCS(0)))
+		_ = f.Value.Set(strconv.Itoa(3 * runtime.GOMAXPROCS(0)))
 	}
 	os.Exit(run(m, shared, os.Stderr))
 }
