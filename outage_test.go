@@ -39,7 +39,7 @@ func init() {
 		var ended atomic.Int64
 		release := make(chan struct{})
 		q := w.queue(simplequeue.Options{
-			HeartbeatInterval: time.Second,
+			HeartbeatInterval: 2 * time.Second,
 			Handlers: []simplequeue.Handler{simplequeue.HandlerFunc("outage", func(ctx context.Context, job *simplequeue.Job) error {
 				if job.Kind == "long" {
 					select {
@@ -130,7 +130,7 @@ func TestOutageUnderLoadCostsNothing(t *testing.T) {
 	if took := time.Since(back); took > 5*time.Second {
 		t.Errorf("serving again %v after the return of the database, want at most 5 s", took)
 	}
-	time.Sleep(3 * time.Second) // a lease: what was to be reaped would be by now
+	time.Sleep(6 * time.Second) // a lease: what was to be reaped would be by now
 	ask(t, p, "release")
 	eventually(t, "all jobs are done", func() bool { return counts(t, q, "outage")[simplequeue.StateCompleted] == long+quick })
 	var again int
@@ -219,7 +219,7 @@ func TestReadOnlyServerCostsNothingAndKeepsNoConnection(t *testing.T) {
 			return context.Cause(ctx)
 		}
 	})
-	o.HeartbeatInterval, o.QueuePermits, o.PollOnly = time.Second, 5, true // a listener connects all the time
+	o.HeartbeatInterval, o.QueuePermits, o.PollOnly = 2*time.Second, 5, true // a listener connects all the time
 	q := newQueue(t, pool, o)
 	stop := start(t, q)
 	if _, err := q.InsertMany(t.Context(), repeat(20, simplequeue.NewJob{Queue: "failover", MaxAttempts: 1})); err != nil {
@@ -239,7 +239,7 @@ func TestReadOnlyServerCostsNothingAndKeepsNoConnection(t *testing.T) {
 	eventually(t, "health turns red", func() bool { return !q.Health().OK })
 	before := dials.Load() // every loop has its connection by now
 	eventually(t, "connections to the standby are given up", func() bool { return dials.Load() >= before+10 })
-	time.Sleep(3 * time.Second) // a lease: nobody's is lost
+	time.Sleep(6 * time.Second) // a lease: nobody's is lost
 	close(release)
 	if c := counts(t, q, "failover"); c[simplequeue.StateRunning] != 5 || c[simplequeue.StatePending] != 15 {
 		t.Errorf("on the standby: %v, want 5 running and 15 pending", c)
@@ -398,7 +398,7 @@ func TestSilentDeathOfTheHeartbeatsConnectionCostsNoLease(t *testing.T) {
 			return context.Cause(ctx)
 		}
 	})
-	o.HeartbeatInterval = time.Second
+	o.HeartbeatInterval = 2 * time.Second
 	q := newQueue(t, pool, o)
 	stop := start(t, q)
 	id := insert(t, q, simplequeue.NewJob{Queue: "silent"})
@@ -414,7 +414,7 @@ func TestSilentDeathOfTheHeartbeatsConnectionCostsNoLease(t *testing.T) {
 	// Two leases from now, or the job has another worker.
 	now := queryOne[time.Time](t, direct, "SELECT clock_timestamp()")
 	eventually(t, "the lease is renewed for two leases", func() bool {
-		return beaten(now.Add(5*time.Second)) || q.Stats().LeasesLost > 0
+		return beaten(now.Add(10*time.Second)) || q.Stats().LeasesLost > 0
 	})
 	close(release)
 	if got := awaitState(t, q, id, simplequeue.StateCompleted); got.Attempt != 1 || got.CrashCount != 0 {
