@@ -130,26 +130,16 @@ func (db *DB) Tx(ctx context.Context, limit time.Duration, steps ...Step) error 
 	if db.Within != nil {
 		return db.stepsWithin(ctx, steps)
 	}
-	ctx, cancel := context.WithTimeout(ctx, limit+limit/4)
-	defer cancel()
-	conn, err := db.Pool.Acquire(ctx)
-	if err != nil {
-		return fmt.Errorf("acquire connection: %w", err)
-	}
-	defer conn.Release()
-
-	var batch pgx.Batch
-	batch.Queue("BEGIN ISOLATION LEVEL READ COMMITTED")
-	batch.Queue(settings, limit.Milliseconds())
-	for _, s := range steps {
-		batch.Queue(db.text(s), s.Args...)
-	}
-	batch.Queue("COMMIT")
-	if err := readBatch(conn.SendBatch(ctx, &batch), 2, steps); err != nil {
-		abandon(ctx, conn.Conn(), err)
-		return err
-	}
-	return nil
+	return db.onConn(ctx, limit, func(ctx context.Context, conn *pgxpool.Conn) error {
+		var batch pgx.Batch
+		batch.Queue("BEGIN ISOLATION LEVEL READ COMMITTED")
+		batch.Queue(settings, limit.Milliseconds())
+		for _, s := range steps {
+			batch.Queue(db.text(s), s.Args...)
+		}
+		batch.Queue("COMMIT")
+		return readBatch(conn.SendBatch(ctx, &batch), 2, steps)
+	})
 }
 
 // LockTimeout sets for how many milliseconds a transaction waits for a lock.
@@ -163,6 +153,26 @@ func (db *DB) TxImpatiently(ctx context.Context, limit, patience time.Duration, 
 	if db.Within != nil {
 		return db.stepsWithin(ctx, []Step{step})
 	}
+	return db.onConn(ctx, limit, func(ctx context.Context, conn *pgxpool.Conn) error {
+		if _, err := conn.Exec(ctx, "BEGIN ISOLATION LEVEL READ COMMITTED"); err != nil {
+			return err
+		}
+		if _, err := conn.Exec(ctx, settings, limit.Milliseconds()); err != nil {
+			return err
+		}
+		if _, err := conn.Exec(ctx, db.SQL(LockTimeout), patience.Milliseconds()); err != nil {
+			return err
+		}
+		var batch pgx.Batch
+		batch.Queue(db.text(step), step.Args...)
+		batch.Queue("COMMIT")
+		return readBatch(conn.SendBatch(ctx, &batch), 0, []Step{step})
+	})
+}
+
+// onConn runs a transaction on a connection of the pool. The server has limit for
+// it; what it does not answer soon after that is given up here.
+func (db *DB) onConn(ctx context.Context, limit time.Duration, f func(ctx context.Context, conn *pgxpool.Conn) error) error {
 	ctx, cancel := context.WithTimeout(ctx, limit+limit/4)
 	defer cancel()
 	conn, err := db.Pool.Acquire(ctx)
@@ -170,23 +180,11 @@ func (db *DB) TxImpatiently(ctx context.Context, limit, patience time.Duration, 
 		return fmt.Errorf("acquire connection: %w", err)
 	}
 	defer conn.Release()
-
-	if _, err = conn.Exec(ctx, "BEGIN ISOLATION LEVEL READ COMMITTED"); err == nil {
-		_, err = conn.Exec(ctx, settings, limit.Milliseconds())
-	}
-	if err == nil {
-		_, err = conn.Exec(ctx, db.SQL(LockTimeout), patience.Milliseconds())
-	}
-	if err == nil {
-		var batch pgx.Batch
-		batch.Queue(db.text(step), step.Args...)
-		batch.Queue("COMMIT")
-		err = readBatch(conn.SendBatch(ctx, &batch), 0, []Step{step})
-	}
-	if err != nil {
+	if err := f(ctx, conn); err != nil {
 		abandon(ctx, conn.Conn(), err)
+		return err
 	}
-	return err
+	return nil
 }
 
 // afterDeadlock makes a call again, twice at most, that the server has ended with
