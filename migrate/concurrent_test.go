@@ -1,7 +1,6 @@
 package migrate_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -89,7 +88,7 @@ func TestUpFromProcessesThatDie(t *testing.T) {
 func TestUpResumesAfterCancel(t *testing.T) {
 	t.Parallel()
 	url := pgtest.EmptyDatabase(t)
-	runner := newRunner(t, slowFiles)
+	runner := newRunner(t, slowFiles(slow))
 	// One migration takes 30 ms: these end before, in and between them.
 	for _, after := range []time.Duration{0, 10, 20, 45, 60, 80} {
 		ctx, cancel := context.WithTimeout(t.Context(), after*time.Millisecond)
@@ -131,11 +130,7 @@ func TestUpGivesUpWaitingWithItsContext(t *testing.T) {
 func TestUpIsNotHurriedByTimeouts(t *testing.T) {
 	t.Parallel()
 	url := pgtest.EmptyDatabase(t)
-	slow := fstest.MapFS{}
-	for name, f := range slowFiles {
-		slow[name] = &fstest.MapFile{Data: bytes.ReplaceAll(f.Data, []byte("pg_sleep(0.03)"), []byte("pg_sleep(0.6)"))}
-	}
-	runner := newRunner(t, slow)
+	runner := newRunner(t, slowFiles(600*time.Millisecond))
 	holder := connect(t, url)
 	exec(t, holder, fmt.Sprintf("BEGIN; SELECT pg_advisory_xact_lock(%d)", migrate.LockKey("q")))
 	var wg sync.WaitGroup
@@ -161,7 +156,7 @@ func TestUpStepsBackFromLockedTables(t *testing.T) {
 	t.Parallel()
 	url := pgtest.EmptyDatabase(t)
 	conn, holder, reader := connect(t, url), connect(t, url), connect(t, url)
-	first := newRunner(t, fstest.MapFS{"sql/0001_first.sql": slowFiles["sql/0001_first.sql"]})
+	first := newRunner(t, fstest.MapFS{"sql/0001_first.sql": slowFiles(slow)["sql/0001_first.sql"]})
 	if err := first.Up(t.Context(), conn, "q"); err != nil {
 		t.Fatal(err)
 	}
@@ -174,7 +169,7 @@ func TestUpStepsBackFromLockedTables(t *testing.T) {
 	}
 
 	done := make(chan error, 1)
-	all := newRunner(t, slowFiles)
+	all := newRunner(t, slowFiles(slow))
 	go func() { done <- all.Up(t.Context(), conn, "q") }()
 	waiting := "SELECT EXISTS (SELECT FROM pg_locks WHERE relation = 'q.a'::regclass AND NOT granted)"
 	for value(t, reader, waiting) != "true" {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"testing"
 	"testing/fstest"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -37,27 +38,32 @@ func runChild(url string) error {
 	if err != nil {
 		return err
 	}
-	runner, err := migrate.NewRunner(slowFiles)
+	runner, err := migrate.NewRunner(slowFiles(slow))
 	if err != nil {
 		return err
 	}
 	return runner.Up(ctx, conn, "q")
 }
 
-// slowFiles are migrations that take a while, and would not bear being run
+// slow is what a migration takes where it need only not be at once.
+const slow = 30 * time.Millisecond
+
+// slowFiles are migrations that take as long each, and would not bear being run
 // twice.
-var slowFiles = fstest.MapFS{
-	"sql/0001_first.sql": {Data: []byte(`
+func slowFiles(each time.Duration) fstest.MapFS {
+	sleep := fmt.Sprintf("SELECT pg_sleep(%g);", each.Seconds())
+	return fstest.MapFS{
+		"sql/0001_first.sql": {Data: []byte(`
 CREATE TABLE {schema}.a (id integer);
-SELECT pg_sleep(0.03);
+` + sleep + `
 CREATE INDEX a_id ON {schema}.a (id);`)},
-	"sql/0002_second.sql": {Data: []byte(`
-SELECT pg_sleep(0.03);
+		"sql/0002_second.sql": {Data: []byte(sleep + `
 ALTER TABLE {schema}.a ADD COLUMN name text;
 INSERT INTO {schema}.a VALUES (1, '{schema_name}');`)},
-	"sql/0003_third.sql": {Data: []byte(`
+		"sql/0003_third.sql": {Data: []byte(`
 CREATE VIEW {schema}.v AS SELECT id FROM {schema}.a;
-SELECT pg_sleep(0.03);`)},
+` + sleep)},
+	}
 }
 
 func newRunner(t *testing.T, files fstest.MapFS) migrate.Runner {
