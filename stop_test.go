@@ -1,6 +1,7 @@
 package simplequeue_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -263,7 +264,7 @@ func TestStopReturnsOnTimeWhateverTheDatabaseDoes(t *testing.T) {
 // tests keeps no shorter one.
 func briefLeases(o simplequeue.Options) simplequeue.Options {
 	if o.HeartbeatInterval == 0 {
-		o.HeartbeatInterval, o.ReaperInterval = 800*time.Millisecond, 200*time.Millisecond
+		o.HeartbeatInterval, o.ReaperInterval = 800*time.Millisecond, cmp.Or(o.ReaperInterval, 200*time.Millisecond)
 	}
 	return o
 }
